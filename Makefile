@@ -1,0 +1,40 @@
+# make demo | test | lint | docs | bench    Each is one command, safe to repeat, quick the second time.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+GOLDEN := $(if $(wildcard ../shared/golden),$(abspath ../shared/golden),)
+
+.PHONY: demo test test-slow lint docs bench clean
+
+demo: $(VENV)/.installed ## photographs to tokens and back with the embedded models, into demo/
+	$(BIN)/python scripts/demo.py --output demo
+
+test: $(VENV)/.dev ## everything but the tests marked slow; the full golden set too where it lies beside the checkout
+	$(if $(GOLDEN),ZOO_GOLDEN=$(GOLDEN)) $(BIN)/python -m pytest -n 2 -q
+
+test-slow: $(VENV)/.dev ## only the tests marked slow
+	$(if $(GOLDEN),ZOO_GOLDEN=$(GOLDEN)) $(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## build the pages into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.dev ## encode and decode rates of the TiTok models
+	$(BIN)/python benchmarks/image1d.py
+
+clean:
+	rm -rf $(VENV) demo site
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Data: one card per weight file, and the embedded weights."""

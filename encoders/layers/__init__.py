@@ -1,0 +1,1 @@
+"""Bricks that several encoders and decoders share."""

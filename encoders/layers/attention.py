@@ -1,0 +1,112 @@
+"""Pre-norm transformer bricks shared by 1D encoders and decoders: fused projections, one SDPA call a layer."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MLP", "Attention", "Block", "Transformer", "embedding", "init_weights", "start_as_identity"]
+
+
+def embedding(count: int, width: int) -> nn.Parameter:
+    """A learned table (count, width), drawn from N(0, 1 / width)."""
+    return nn.Parameter(torch.randn(count, width) * width**-0.5)
+
+
+def init_weights(module: nn.Module) -> None:
+    """TiTok's initialisation: N(0, 0.02^2) weights, zero biases; fused query-key-value weights are Xavier uniform."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, Attention):
+        nn.init.xavier_uniform_(module.qkv.weight)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got width={width}, heads={heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, L, W).
+            mask: bool, broadcastable to (B, heads, rows, L); True where a key may be seen. None sees all.
+            rows: positions whose result is wanted; all positions stay keys. None for all.
+
+        Returns:
+            (B, rows, W).
+        """
+        if rows is None:
+            q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads).unbind(0)
+        else:
+            width = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = rearrange(F.linear(x[:, rows], weight[:width], bias[:width]), "b l (h d) -> b h l d", h=self.heads)
+            kv = F.linear(x, weight[width:], bias[width:])
+            k, v = rearrange(kv, "b l (two h d) -> two b h l d", two=2, h=self.heads).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(rearrange(out, "b h l d -> b l (h d)"))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact GELU: (..., W) -> (..., W)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, both residual."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
+        """(B, L, W) -> (B, rows, W); `mask` and `rows` as in `Attention`."""
+        residual = x if rows is None else x[:, rows]
+        x = residual + self.attn(self.norm1(x), mask, rows)
+        return x + self.mlp(self.norm2(x))
+
+
+@torch.no_grad()
+def start_as_identity(block: Block) -> None:
+    """Zero the two projections that a block adds to its input."""
+    for linear in (block.attn.proj, block.mlp.fc2):
+        linear.weight.zero_()
+        linear.bias.zero_()
+
+
+class Transformer(nn.ModuleList):
+    """A stack of blocks that computes, in its last block, only the rows that are read."""
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+
+    def forward(self, x: Tensor, rows: slice, mask: Tensor | None = None) -> Tensor:
+        """(B, L, W) -> (B, rows, W); `mask` is bool, (B, 1, 1, L), True where a position may be seen."""
+        last = len(self) - 1
+        for number, block in enumerate(self):
+            x = block(x, mask, rows if number == last else None)
+        return x

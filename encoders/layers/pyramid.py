@@ -1,0 +1,69 @@
+"""Tokens arranged as grids of growing resolution over one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["check_levels", "gather_levels", "spread_levels"]
+
+
+def check_levels(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Levels as (h, w) pairs, coarse to fine.
+
+    Raises:
+        ValueError: a level does not divide the last one.
+    """
+    grids = tuple((int(h), int(w)) for h, w in levels)
+    height, width = grids[-1]
+    for h, w in grids:
+        if h < 1 or w < 1 or height % h or width % w:
+            raise ValueError(f"every level must divide the finest one, {grids[-1]}; {(h, w)} does not")
+    return grids
+
+
+def gather_levels(features: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+    """Pool a feature map level by level, each level taking what the coarser ones left (Laplacian pyramid).
+
+    Args:
+        features: (B, C, H, W), sides divisible by those of every level.
+        levels: (h, w) grids, coarse to fine.
+
+    Returns:
+        (B, N, C), N the sum of h * w; raster order within a level.
+    """
+    tokens = []
+    for h, w in levels:
+        size = (features.shape[2] // h, features.shape[3] // w)
+        pooled = F.avg_pool2d(features, size)
+        features = features - F.interpolate(pooled, size=features.shape[2:])
+        tokens.append(rearrange(pooled, "b c h w -> b (h w) c"))
+    return torch.cat(tokens, dim=1)
+
+
+def spread_levels(tokens: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+    """Sum tokens over the cells that they cover on the finest level; the transpose of gathering.
+
+    Args:
+        tokens: (B, n, C), a prefix of the N tokens of all levels; missing ones count as zero.
+        levels: (h, w) grids, coarse to fine.
+
+    Returns:
+        (B, C, H, W) on the last level's grid.
+    """
+    height, width = levels[-1]
+    total = tokens.new_zeros(len(tokens), tokens.shape[2], height, width)
+    start = 0
+    for h, w in levels:
+        part = tokens[:, start : start + h * w]
+        if part.shape[1] == 0:
+            break
+        part = F.pad(part, (0, 0, 0, h * w - part.shape[1]))
+        grid = rearrange(part, "b (h w) c -> b c h w", h=h)
+        total = total + F.interpolate(grid, size=(height, width))
+        start += h * w
+    return total

@@ -1,0 +1,9 @@
+"""Quantizers: latents (B, N, D) to indices (B, N, Q) and back, one protocol for all."""
+
+from .base import Quantized, Quantizer
+from .fsq import FSQ
+from .kl import KL
+from .lfq import LFQ
+from .vq import VQ
+
+__all__ = ["FSQ", "KL", "LFQ", "VQ", "Quantized", "Quantizer"]

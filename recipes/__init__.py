@@ -1,0 +1,1 @@
+"""Data: one YAML per trainable model, composed by Hydra."""

@@ -1,0 +1,179 @@
+"""`zoo list` and `zoo info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.cli.options import complain
+
+if TYPE_CHECKING:
+    from zoo.spec import TokenizerSpec
+    from zoo.store.cards import Card
+
+__all__ = ["info", "list_command"]
+
+
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern for names, quoted.")] = "*",
+    modality: Annotated[str | None, typer.Option(help="image, audio or shape.")] = None,
+    embedded: Annotated[
+        bool | None, typer.Option("--embedded/--remote", help="Only models that come with the package, or only others.")
+    ] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List what `zoo train` takes instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that can be loaded, or the recipes that can be trained.
+
+    \b
+    Examples:
+      zoo list
+      zoo list 'titok_*' --json
+      zoo list --embedded
+      zoo list --recipes
+    """
+    from zoo.store.cards import card, list_models, list_recipes
+
+    with complain():
+        if recipes:
+            names = list_recipes(pattern)
+            text = "\n".join(names) or f"no recipe matches {pattern!r}"
+            typer.echo(json.dumps(names, indent=2) if as_json else text)
+            return
+        found = [card(name) for name in list_models(pattern, modality=modality, embedded=embedded)]
+    if as_json:
+        typer.echo(json.dumps([item.to_dict() for item in found], indent=2))
+    elif not found:
+        typer.echo(f"no model matches {pattern!r}")
+    else:
+        _print_models(found)
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="Name from `zoo list`, a recipe, or a model folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a model's code layout, size, licence, and measured numbers with their protocol. Downloads nothing.
+
+    \b
+    Examples:
+      zoo info titok_l32_imagenet
+      zoo info runs/my_model --json
+    """
+    with complain():
+        facts = _facts(name)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print_facts(facts)
+
+
+def _print_models(found: list[Card]) -> None:
+    from rich.console import Console
+
+    rows = [
+        (
+            item.name,
+            _millions(item.params).rjust(len("1000.0 M")),
+            "package" if item.weights.embedded else "hub",
+            item.weights.license,
+            ", ".join(f"{metric.name} {metric.value:g}" for metric in item.metrics[:1]),
+        )
+        for item in found
+    ]
+    header = ("name", "size", "weights", "licence", "measured")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    console = Console()
+    room = max(20, (console.width if console.is_terminal else 160) - sum(widths) - 2 * len(widths))
+    console.print("  ".join(map(str.ljust, (*header, "model"), (*widths, 0))), style="bold", soft_wrap=True)
+    for item, row in zip(found, rows, strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        title = item.title if len(item.title) <= room else item.title[: room - 1] + "…"
+        console.print("  ".join([*cells, title]), highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from zoo.store.build import build, public
+    from zoo.store.cards import card, list_models, list_recipes, unknown
+    from zoo.store.load import CONFIG, read_config
+
+    facts: dict[str, Any] = {"name": name}
+    if name in list_models():
+        item = card(name)
+        facts |= item.to_dict()
+        if item.weights.layout == "reference":
+            node: Any = public(f"zoo.families.{item.family}").reference_recipe(item.config)
+        else:
+            node = item.recipe
+    elif (Path(name) / CONFIG).is_file():
+        node = read_config(Path(name) / CONFIG, name)
+    elif name in list_recipes():
+        node = name
+        facts["notes"] = f"A recipe; train it with `zoo train {name}`."
+    else:
+        raise unknown("model", name, [*list_models(), *list_recipes()])
+    tokenizer = build(node, device="meta")
+    facts["spec"] = tokenizer.spec.to_dict()
+    facts["bits"] = None if tokenizer.spec.continuous else tokenizer.spec.bits
+    facts["params"] = sum(parameter.numel() for parameter in tokenizer.parameters())
+    facts["family"] = type(tokenizer).__name__
+    return facts
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo.spec import TokenizerSpec
+
+    console = Console()
+    console.print(f"[bold]{facts['name']}[/]  {facts.get('title', '')}".rstrip(), highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in [*_spec_rows(TokenizerSpec(**facts["spec"])), *_card_rows(facts)]:
+        table.add_row(key, value)
+    console.print(table, highlight=False)
+    if facts.get("metrics"):
+        metrics = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("metric", "value", "data", "crop", "origin"):
+            metrics.add_column(column, justify="right" if column == "value" else "left")
+        for item in facts["metrics"]:
+            metrics.add_row(item["name"], f"{item['value']:g}", item["data"], item["crop"] or "", item["origin"])
+        console.print()
+        console.print(metrics, highlight=False)
+    if facts.get("notes"):
+        console.print(f"\n{facts['notes'].strip()}", highlight=False, markup=False)
+
+
+def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
+    size = " x ".join(map(str, spec.input_shape)) + (" typically, any size" if spec.any_size else "")
+    codes = "continuous" if spec.continuous else " + ".join(f"{count:,}" for count in spec.codebook_sizes) + " codes"
+    tokens = f"{spec.num_tokens}, {spec.order.replace('_', ' ')}" + (", any prefix decodes" if spec.flexible else "")
+    rows = [("modality", spec.modality), ("input", size), ("tokens", tokens), ("codebooks", codes)]
+    if not spec.continuous:
+        rows.append(("bits", f"{spec.bits:,.0f} per item ({spec.bits_per_token:.2f} per token)"))
+    rows.append(("width", f"{spec.dim} per token"))
+    if spec.downsample:
+        rows.append(("downsampling", str(spec.downsample)))
+    return rows
+
+
+def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("family", facts["family"]), ("parameters", f"{_millions(facts['params'])} ({facts['params']:,})")]
+    if weights := facts.get("weights"):
+        place = "in the package" if weights["embedded"] else f"{weights['hub']} / {weights['file']}"
+        rows += [("weights", place), ("licence", weights["license"])]
+        if weights["sha256"]:
+            rows.append(("sha256", weights["sha256"]))
+    if facts.get("paper"):
+        rows.append(("paper", facts["paper"]))
+    rows += [(f"training {key}", str(value)) for key, value in facts.get("training", {}).items()]
+    return rows
+
+
+def _millions(params: int | None) -> str:
+    return "" if params is None else f"{params / 1e6:.1f} M"

@@ -1,0 +1,124 @@
+"""Options that several commands share, and how their mistakes are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from zoo.tokenizer import Tokenizer
+
+__all__ = [
+    "BatchSize",
+    "Device",
+    "Dtype",
+    "DtypeName",
+    "FitName",
+    "FitOption",
+    "Inputs",
+    "MaxSide",
+    "Model",
+    "Overwrite",
+    "complain",
+    "open_tokenizer",
+    "precision",
+    "stop",
+]
+
+
+class FitName(StrEnum):
+    """How pictures are fitted to tokenizers of one size."""
+
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
+class DtypeName(StrEnum):
+    """Precision of encoder and decoder; quantizers always compute in float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Inputs = Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or quoted globs.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name from `zoo list`, model folder, or hub id org/name.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest present.")]
+Dtype = Annotated[DtypeName, typer.Option(help="Precision of encoder and decoder (autocast).")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Items of equal size that run together.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make outputs again that exist; else they are skipped.")]
+FitOption = Annotated[
+    FitName,
+    typer.Option("--fit", help="For a tokenizer of one size: cut the centre out, add a border, or distort."),
+]
+MaxSide = Annotated[
+    int | None,
+    typer.Option(min=16, help="Shrink larger pictures to this longest side first; for tokenizers that take any size."),
+]
+
+
+@contextmanager
+def complain() -> Iterator[None]:
+    """Turn errors about what the user gave into one line and exit code 2."""
+    try:
+        yield
+    except KeyError as error:
+        stop(str(error.args[0]) if error.args else repr(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        stop(str(error))
+
+
+def stop(message: str) -> None:
+    """Print one line to stderr and leave with exit code 2."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(message)}", highlight=False)
+    raise typer.Exit(2)
+
+
+def open_tokenizer(name: str | Path, device: str, *, modality: str) -> Tokenizer:
+    """The tokenizer on a device.
+
+    Raises:
+        ValueError: the device is absent, or the tokenizer is for another modality; else what `zoo.load` raises.
+    """
+    from zoo.store.load import load
+
+    tokenizer = load(name, device=_device(device))
+    if tokenizer.spec.modality != modality:
+        raise ValueError(f"{name} is a tokenizer for {tokenizer.spec.modality}, this command works on {modality} files")
+    return tokenizer
+
+
+def precision(tokenizer: Tokenizer, dtype: DtypeName) -> AbstractContextManager[object]:
+    """Autocast to a dtype on the tokenizer's device, or nothing for float32."""
+    import torch
+
+    if dtype is DtypeName.float32:
+        return nullcontext()
+    return torch.autocast(tokenizer.device.type, dtype=getattr(torch, dtype.value))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, there in present.items() if there)
+    kind = name.partition(":")[0]
+    if not present.get(kind, False):
+        there = ", ".join(kind for kind, is_there in present.items() if is_there)
+        raise ValueError(f"device {name!r} is not available here; there is {there} (see `zoo doctor`)")
+    return name
+
+
+def _plain(message: str) -> str:
+    from rich.markup import escape
+
+    return escape(message)

@@ -1,0 +1,21 @@
+"""From files to batches in [-1, 1]. Names are imported when first used: reading an image needs no Lightning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["ImageData", "StepSampler"]
+
+if TYPE_CHECKING:
+    from zoo.data.module import ImageData
+    from zoo.data.sampler import StepSampler
+
+_HOMES = {"ImageData": "zoo.data.module", "StepSampler": "zoo.data.sampler"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zoo.data' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Cards, recipes, weights: everything between a name and a tokenizer."""

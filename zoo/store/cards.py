@@ -1,0 +1,241 @@
+"""Model cards and recipe names, read from YAML files without importing torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, get_args
+
+import yaml
+
+__all__ = ["Card", "Metric", "Weights", "card", "cards", "list_models", "list_recipes", "safe_name", "unknown"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CARDS = ROOT / "checkpoints"
+RECIPES = ROOT / "recipes"
+
+Layout = Literal["reference", "zoo"]
+MODALITIES = ("image", "audio", "shape")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+OPEN_LICENSES = frozenset(
+    {
+        "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0",
+        "cc-by-sa-3.0", "cc-by-sa-4.0", "isc", "unlicense",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where a model's weights are and how they are laid out.
+
+    Attributes:
+        license: SPDX identifier or the publisher's own name for it.
+        layout: "reference" for the publisher's keys and config, "zoo" for ours.
+        hub: Hugging Face hub id `org/name`, None for weights that only come with the package.
+        file: file name inside the hub repository.
+        revision: hub commit, tag or branch; None for the newest.
+        sha256: digest of the file, where known.
+        embedded: the file is in the package, `checkpoints/weights/NAME.safetensors`.
+    """
+
+    license: str
+    layout: Layout
+    hub: str | None = None
+    file: str = "model.safetensors"
+    revision: str | None = None
+    sha256: str | None = None
+    embedded: bool = False
+
+    @property
+    def research_only(self) -> bool:
+        """Whether the licence is not one of the well-known open ones."""
+        return self.license.lower() not in OPEN_LICENSES
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number with the protocol that produced it."""
+
+    name: str
+    value: float
+    data: str
+    origin: str
+    crop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known about one published set of weights.
+
+    Attributes:
+        name: the file's stem, which `zoo.load` takes.
+        family: a class of `zoo.families`.
+        config: the reference's own configuration, for the layout "reference".
+        recipe: recipe whose tokenizer node rebuilds the model, for the layout "zoo".
+        params: number of parameters.
+        training: free-form record of how an embedded model was trained (data, command, seed, hardware, time).
+        known_tokens: an input and its codes as the publisher states them, `{input, tokens, source}`.
+    """
+
+    name: str
+    family: str
+    title: str
+    modality: str
+    weights: Weights
+    paper: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    params: int | None = None
+    metrics: tuple[Metric, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    known_tokens: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `zoo list --json` and `zoo info --json`."""
+        return asdict(self)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the file of an embedded model is."""
+        return CARDS / "weights" / f"{self.name}.safetensors"
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> KeyError:
+    """The error for a name that is not there, with the closest ones."""
+    closest = get_close_matches(name, list(names), n=3, cutoff=0.5)
+    hint = f"closest: {', '.join(closest)}" if closest else f"see `zoo list{' --recipes' if kind == 'recipe' else ''}`"
+    return KeyError(f"no {kind} {name!r}; {hint}")
+
+
+def card(name: str, folder: Path | None = None) -> Card:
+    """The card of a model.
+
+    Args:
+        folder: where the cards are; None for those of the package.
+
+    Raises:
+        KeyError: no such card; the closest names are suggested.
+        ValueError: the file is not a valid card.
+    """
+    names = _stems(folder or CARDS)
+    if name in names:
+        return _read((folder or CARDS) / f"{name}.yaml")
+    if folder is None and name in _stems(RECIPES):
+        raise KeyError(
+            f"no model {name!r}: it is a recipe without published weights; "
+            f"train it with `zoo train {name}`, or use zoo.build({name!r}) for random weights"
+        )
+    raise unknown("model", name, names)
+
+
+def cards(folder: Path | None = None) -> list[Card]:
+    """All cards of a folder (None for those of the package), sorted by name."""
+    return [card(name, folder) for name in _stems(folder or CARDS)]
+
+
+def list_models(pattern: str = "*", *, modality: str | None = None, embedded: bool | None = None) -> list[str]:
+    """Names that `zoo.load` takes.
+
+    Args:
+        pattern: shell pattern, for example `titok_*`.
+        modality: "image", "audio" or "shape"; None for all.
+        embedded: True for models whose weights come with the package, False for the others, None for all.
+    """
+    if modality is not None and modality not in MODALITIES:
+        raise ValueError(f"modality is one of {', '.join(MODALITIES)}, got {modality!r}")
+    return [
+        item.name
+        for item in cards()
+        if fnmatchcase(item.name, pattern)
+        and modality in (None, item.modality)
+        and embedded in (None, item.weights.embedded)
+    ]
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """Names that `zoo.build` and `zoo train` take."""
+    return [name for name in _stems(RECIPES) if fnmatchcase(name, pattern)]
+
+
+def safe_name(name: object, what: str = "file name") -> str:
+    """A relative path that stays inside its folder.
+
+    Raises:
+        ValueError: absolute, with a drive, a backslash, a `..` part or nothing in it.
+    """
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        raise ValueError(f"{what} {name!r} is refused: expected a relative path such as 'model.safetensors'")
+    path = PurePosixPath(name)
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or not path.parts:
+        raise ValueError(f"{what} {name!r} is refused: it must stay inside its folder, without '..' or a root")
+    return name
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+@lru_cache(maxsize=512)
+def _read(path: Path) -> Card:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(path.read_text("utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name}: not a plain YAML card: {error}") from error
+    try:
+        return _card(path.stem, data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _card(name: str, data: object) -> Card:
+    values = _fields(data, Card, "a card", derived={"name"})
+    weights = Weights(**_fields(values["weights"], Weights, "weights"))
+    metrics = tuple(Metric(**_fields(item, Metric, "a metric")) for item in values.pop("metrics", None) or ())
+    result = Card(**{**values, "name": name, "weights": weights, "metrics": metrics})
+    _check(result)
+    return result
+
+
+def _fields(data: object, kind: type, what: str, derived: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping `data` after checking its keys against the fields of a dataclass."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} is a mapping, got {type(data).__name__}")
+    fields = {key: value for key, value in kind.__dataclass_fields__.items() if key not in derived}  # type: ignore[attr-defined]
+    extra = sorted(str(key) for key in data if key not in fields)
+    if extra:
+        raise ValueError(f"{what} has unknown keys {extra}; known: {', '.join(fields)}")
+    needed = [key for key, value in fields.items() if value.default is value.default_factory and key not in data]
+    if needed:
+        raise ValueError(f"{what} lacks {', '.join(needed)}")
+    empty = {key for key, value in data.items() if value is None and value is not fields[key].default}
+    return {key: value for key, value in data.items() if key not in empty}
+
+
+def _check(item: Card) -> None:
+    weights = item.weights
+    if item.modality not in MODALITIES:
+        raise ValueError(f"modality is one of {', '.join(MODALITIES)}, got {item.modality!r}")
+    if weights.layout not in get_args(Layout):
+        raise ValueError(f"weights.layout is one of {', '.join(get_args(Layout))}, got {weights.layout!r}")
+    if weights.layout == "reference" and not item.config:
+        raise ValueError("the layout 'reference' needs config, the reference's own configuration")
+    if weights.layout == "zoo" and not item.recipe:
+        raise ValueError("the layout 'zoo' needs recipe, the recipe that builds the model")
+    if weights.hub is not None and not HUB_ID.fullmatch(weights.hub):
+        raise ValueError(f"weights.hub is org/name, got {weights.hub!r}")
+    if weights.hub is None and not weights.embedded:
+        raise ValueError("weights needs a hub id, or embedded: true")
+    if weights.sha256 is not None and not SHA256.fullmatch(str(weights.sha256)):
+        raise ValueError(f"weights.sha256 is 64 lower-case hexadecimal digits, got {weights.sha256!r}")
+    if item.params is not None and not isinstance(item.params, int):
+        raise ValueError(f"params is a whole number, got {item.params!r}")
+    safe_name(weights.file, "weights.file")

@@ -1,0 +1,342 @@
+"""Codes of a batch, on their way from a tokenizer to a decoder, a file or a generator."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from zoo import streams
+from zoo.spec import Order
+
+__all__ = ["Tokens"]
+
+_LAYOUT = ("codebook_sizes", "scales", "distinct_scales", "order")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """Discrete codes (or continuous latents) of B items.
+
+    Attributes:
+        indices: (B, N, Q) int64; N positions, Q codebooks read in parallel. Q = 0 for continuous latents.
+        codebook_sizes: entries of each of the Q codebooks.
+        lengths: (B,) int64, valid positions of each item from the front; None when all N are.
+        size: (B, axes) int64, the source's size: (H, W) in pixels or (T,) in samples; None if unknown.
+        latents: (B, N, D) float, for continuous families only.
+        scales: how N splits, coarse to fine; empty for a single scale.
+        distinct_scales: each scale has codebooks of its own.
+        order: what the N axis means (`TokenizerSpec.order`).
+    """
+
+    indices: Tensor
+    codebook_sizes: tuple[int, ...]
+    lengths: Tensor | None = None
+    size: Tensor | None = None
+    latents: Tensor | None = None
+    scales: tuple[int, ...] = ()
+    distinct_scales: bool = False
+    order: Order = "raster"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.indices.shape)
+        if self.indices.dtype != torch.int64 or len(shape) != 3 or shape[2] != len(self.codebook_sizes):
+            raise ValueError(
+                f"indices must be int64 (B, N, {len(self.codebook_sizes)}) for codebook_sizes={self.codebook_sizes}, "
+                f"got {self.indices.dtype} {shape}"
+            )
+        if self.scales and sum(self.scales) != shape[1]:
+            raise ValueError(f"scales {self.scales} sum to {sum(self.scales)}, but there are {shape[1]} positions")
+        if self.lengths is not None and (tuple(self.lengths.shape) != shape[:1] or self.lengths.dtype != torch.int64):
+            raise ValueError(f"lengths must be int64 ({shape[0]},), got {self.lengths.dtype} {tuple(self.lengths.shape)}")
+        if self.size is not None and (self.size.ndim != 2 or len(self.size) != shape[0]):
+            raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(self.size.shape)}")
+        if self.latents is not None and tuple(self.latents.shape[:2]) != shape[:2]:
+            raise ValueError(f"latents must be ({shape[0]}, {shape[1]}, D), got {tuple(self.latents.shape)}")
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    def __getitem__(self, items: int | slice | Tensor) -> Self:
+        """Some of the items, as a batch: an int gives a batch of one."""
+        index: slice | Tensor
+        if isinstance(items, int):
+            position = range(len(self))[items]
+            index = slice(position, position + 1)
+        else:
+            index = items
+        return self._map(lambda tensor: tensor[index])
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the positions of the longest item."""
+        return self.indices.shape[1]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that `to_ids` can produce before `start` is added, without the padding id."""
+        return sum(self.codebook_sizes) * (len(self.scales) if self.distinct_scales else 1)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, N) bool, True at valid positions."""
+        positions = torch.arange(self.num_tokens, device=self.indices.device)
+        if self.lengths is None:
+            return positions.new_ones(self.indices.shape[:2], dtype=torch.bool)
+        return positions < self.lengths[:, None]
+
+    def bits(self) -> Tensor:
+        """Bits of each item: valid positions times the sum of log2(codebook size).
+
+        Returns:
+            (B,) float64.
+
+        Raises:
+            ValueError: continuous latents have no codes to count.
+        """
+        if not self.codebook_sizes:
+            raise ValueError("continuous latents have no bits; quantize them first")
+        return self.mask.sum(1).double() * sum(math.log2(size) for size in self.codebook_sizes)
+
+    def keep(self, count: int | Tensor) -> Self:
+        """The first positions of every item: what a flexible tokenizer decodes at a lower rate.
+
+        Args:
+            count: positions to keep, at least 1; an int for all items or an int64 (B,) tensor.
+
+        Raises:
+            ValueError: the order is not coarse to fine, or count is below 1.
+        """
+        if self.order not in ("coarse_to_fine", "scales"):
+            raise ValueError(f"prefixes of {self.order!r} codes do not stand for the whole; keep needs coarse_to_fine")
+        counts = torch.as_tensor(count, device=self.indices.device).expand(len(self))
+        if counts.numel() and int(counts.min()) < 1:
+            raise ValueError(f"keep at least 1 token, got {count}")
+        full = torch.full_like(counts, self.num_tokens) if self.lengths is None else self.lengths
+        lengths = torch.minimum(counts, full)
+        width = int(lengths.max()) if len(self) else 0
+        return replace(
+            self,
+            indices=self.indices[:, :width].masked_fill(_past(lengths, width)[..., None], 0),
+            lengths=None if bool((lengths == width).all()) else lengths,
+            latents=None if self.latents is None else self.latents[:, :width],
+            scales=_cut(self.scales, width),
+        )
+
+    def by_scale(self) -> tuple[Tensor, ...]:
+        """Views (B, n, Q) of the indices, one per scale, coarse to fine; all of them when there is one scale."""
+        return tuple(self.indices.split(list(self.scales), dim=1)) if self.scales else (self.indices,)
+
+    def to_ids(self, order: streams.StreamOrder = "flat", start: int = 0) -> Tensor:
+        """One stream of ids per item, for an autoregressive model.
+
+        Every codebook (and every scale, where scales have their own codebooks) has its own range of
+        ids; `start + vocabulary_size` is the padding id after the end of shorter items and in the empty
+        places of the delay pattern.
+
+        Args:
+            order: `flat` (all codebooks of a position, then the next position), `scale_major` (within each
+                scale, one codebook after the other), `delay` (codebook q is q steps late: MusicGen, arXiv
+                2306.05284) or `frames` (SNAC's depth-first interleave of scales).
+            start: first id, for models that keep lower ids for text.
+
+        Returns:
+            (B, L) int64; L = N * Q, or (N + Q - 1) * Q for `delay`.
+
+        Raises:
+            ValueError: an index is outside its codebook, or the order does not fit the scales.
+        """
+        return streams.to_ids(self.indices, self.mask, self.codebook_sizes, self._ranges(), order, start)
+
+    @classmethod
+    def from_ids(
+        cls,
+        ids: Tensor,
+        codebook_sizes: Sequence[int],
+        order: streams.StreamOrder = "flat",
+        start: int = 0,
+        *,
+        scales: Sequence[int] = (),
+        distinct_scales: bool = False,
+        token_order: Order = "raster",
+        size: Tensor | None = None,
+    ) -> Self:
+        """The exact inverse of `to_ids`.
+
+        Args:
+            ids: (B, L) int64.
+            codebook_sizes, order, start: as they were given to `to_ids`.
+            scales, distinct_scales, token_order, size: fields of the result.
+
+        Raises:
+            ValueError: L fits no N, an id stands where its codebook cannot, or an item has a gap.
+        """
+        sizes, parts = tuple(codebook_sizes), tuple(scales)
+        ranges = streams.Ranges(parts, distinct_scales)
+        indices, lengths = streams.from_ids(ids, sizes, ranges, order, start)
+        full = bool((lengths == indices.shape[1]).all())
+        return cls(
+            indices, sizes, None if full else lengths, size, None, parts, distinct_scales, token_order
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """All tensors on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """All tensors in page-locked memory, as a DataLoader with `pin_memory=True` asks for."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    @classmethod
+    def cat(cls, batches: Sequence[Self]) -> Self:
+        """One batch out of several; also a `collate_fn` for a DataLoader of tokens.
+
+        Shorter batches are padded with zeros and `lengths` says so.
+
+        Raises:
+            ValueError: no batches, different codebooks, orders or scales, or only some have size or latents.
+        """
+        if not batches:
+            raise ValueError("cat needs at least one batch")
+        first, width = batches[0], max(batch.num_tokens for batch in batches)
+        longest = next(batch for batch in batches if batch.num_tokens == width)
+        for batch in batches:
+            for name in ("codebook_sizes", "distinct_scales", "order"):
+                if getattr(batch, name) != getattr(first, name):
+                    raise ValueError(f"cannot join tokens with {name} {getattr(first, name)} and {getattr(batch, name)}")
+            if batch.scales != _cut(longest.scales, batch.num_tokens):
+                raise ValueError(f"cannot join tokens with scales {longest.scales} and {batch.scales}")
+        ragged = any(batch.lengths is not None or batch.num_tokens != width for batch in batches)
+        return cls(
+            indices=torch.cat([_widen(batch.indices, width) for batch in batches]),
+            codebook_sizes=first.codebook_sizes,
+            lengths=torch.cat([batch.mask.sum(1) for batch in batches]) if ragged else None,
+            size=_cat_optional("size", [batch.size for batch in batches]),
+            latents=_cat_optional(
+                "latents", [None if batch.latents is None else _widen(batch.latents, width) for batch in batches]
+            ),
+            scales=longest.scales,
+            distinct_scales=first.distinct_scales,
+            order=first.order,
+        )
+
+    def equal(self, other: Tokens) -> bool:
+        """Whether layout, valid codes, latents and sizes are the same; what lies past `lengths` does not count."""
+        if any(getattr(self, name) != getattr(other, name) for name in _LAYOUT):
+            return False
+        if self.indices.shape != other.indices.shape or not torch.equal(self.mask, other.mask):
+            return False
+        valid = self.mask[..., None]
+        if not torch.equal(self.indices * valid, other.indices * valid):
+            return False
+        return _equal_optional(self.size, other.size) and _equal_optional(self.latents, other.latents)
+
+    def save(self, path: str | Path, **metadata: str) -> None:
+        """Write a safetensors file; indices take the smallest integer type that holds their codebooks.
+
+        Args:
+            path: file to write (replaced in one step).
+            metadata: text kept beside the codes, such as the model's name.
+        """
+        from safetensors.torch import save_file
+
+        target = Path(path)
+        tensors = {"indices": self.indices.to(_narrow(self.codebook_sizes))}
+        for name in ("lengths", "size", "latents"):
+            if (tensor := getattr(self, name)) is not None:
+                tensors[name] = tensor
+        layout = json.dumps({name: getattr(self, name) for name in _LAYOUT})
+        temporary = target.with_name(target.name + ".part")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {**metadata, "tokens": layout})
+        temporary.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is not a token file or is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            layout = json.loads(cls.read_metadata(path)["tokens"])
+            tensors = load_file(path)
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a token file written by Tokens.save: {error}") from error
+        return cls(
+            indices=tensors["indices"].long(),
+            codebook_sizes=tuple(layout["codebook_sizes"]),
+            lengths=tensors.get("lengths"),
+            size=tensors.get("size"),
+            latents=tensors.get("latents"),
+            scales=tuple(layout["scales"]),
+            distinct_scales=layout["distinct_scales"],
+            order=layout["order"],
+        )
+
+    @staticmethod
+    def read_metadata(path: str | Path) -> dict[str, str]:
+        """The text kept beside the codes, without reading them."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                return dict(file.metadata() or {})
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a token file written by Tokens.save: {error}") from error
+
+    def _ranges(self) -> streams.Ranges:
+        return streams.Ranges(self.scales, self.distinct_scales)
+
+    def _map(self, change: Any) -> Self:
+        tensors: Mapping[str, Any] = {
+            field.name: change(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+def _past(lengths: Tensor, width: int) -> Tensor:
+    return torch.arange(width, device=lengths.device) >= lengths[:, None]
+
+
+def _cut(scales: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Whole scales within the first `width` positions, then what is left of the one that was cut."""
+    kept: list[int] = []
+    for scale in scales:
+        if (room := width - sum(kept)) <= 0:
+            break
+        kept.append(min(scale, room))
+    return tuple(kept)
+
+
+def _widen(tensor: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(tensor, (0, 0, 0, width - tensor.shape[1]))
+
+
+def _cat_optional(name: str, tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    if present and len(present) != len(tensors):
+        raise ValueError(f"cannot join tokens with and without {name}")
+    return torch.cat(present) if present else None
+
+
+def _equal_optional(a: Tensor | None, b: Tensor | None) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+
+
+def _narrow(codebook_sizes: Sequence[int]) -> torch.dtype:
+    largest = max(codebook_sizes, default=1)
+    for dtype, room in ((torch.uint8, 1 << 8), (torch.uint16, 1 << 16), (torch.int32, 1 << 31)):
+        if largest <= room:
+            return dtype
+    return torch.int64

@@ -1,0 +1,243 @@
+"""One optimizer step after another on a tokenizer and an objective."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from quantizers import Quantized
+from zoo.data.sampler import mix
+from zoo.tokenizer import Reconstruction, Tokenizer
+from zoo.training.optim import build_optimizer, decayed_names, schedule
+from zoo.training.usage import CodeUsage
+
+__all__ = ["Settings", "TokenizerTraining"]
+
+# Lets FSDP see the tensors inside a tokenizer's result, on which its backward hooks sit.
+for _result in (Quantized, Reconstruction):
+    torch.export.register_dataclass(_result)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a recipe says about optimisation.
+
+    Attributes:
+        optimizer: `lr`, `betas`, `eps`, `weight_decay` of AdamW; `critic_lr`, or None for the same `lr`.
+        schedule: `kind`, `warmup_steps`, `final`.
+        max_steps: optimizer steps of the whole training.
+        accumulate: batches per optimizer step.
+        gradient_clip: largest global gradient norm; 0 leaves gradients alone.
+        ema: decay of the moving average of the weights; 0 keeps none.
+        freeze: names (dotted prefixes) in the tokenizer that do not learn.
+        train_only: if not empty, the only names that learn.
+        compile: run the tokenizer through `torch.compile`.
+        seed: of every random draw of a step.
+        config: the resolved recipe, stored in checkpoints.
+    """
+
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    max_steps: int
+    accumulate: int = 1
+    gradient_clip: float = 0.0
+    ema: float = 0.0
+    freeze: Sequence[str] = ()
+    train_only: Sequence[str] = ()
+    compile: bool = False
+    seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class TokenizerTraining(LightningModule):
+    """Trains a tokenizer on an objective without critic.
+
+    All random draws of a batch come from a generator seeded by (seed, batch, rank), so that a resumed run repeats an
+    uninterrupted one bit for bit without stored generator states.
+
+    Args:
+        tokenizer: what is trained.
+        objective: `forward(x, reconstruction, step)` -> named terms with the total under "loss".
+        settings: optimisation.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, objective: nn.Module, settings: Settings) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.objective = objective
+        self.settings = settings
+        self.accumulate = settings.accumulate
+        self._frozen_modules = freeze(tokenizer, settings.freeze, settings.train_only)
+        self.average = copy.deepcopy(tokenizer).requires_grad_(False).eval() if settings.ema else None
+        self._decayed = decayed_names(tokenizer)
+        self._sharded = False
+        self._fresh: list[list[dict[str, Any]]] = []
+        self._usage = {part: CodeUsage(tokenizer.spec.codebook_sizes) for part in ("train", "val")}
+        if settings.compile:
+            tokenizer.compile()
+        self.train()
+
+    @property
+    def best(self) -> Tokenizer:
+        """The weights to validate with and to export: the moving average where there is one."""
+        return self.tokenizer if self.average is None else self.average
+
+    def train(self, mode: bool = True) -> TokenizerTraining:
+        """Frozen parts and the moving average stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen_modules:
+            module.eval()
+        if self.average is not None:
+            self.average.eval()
+        return self
+
+    def configure_model(self) -> None:
+        """Under FSDP, shard the weights and their average over the ranks."""
+        if self.device_mesh is None or self._sharded:
+            return
+        self._sharded = True
+        for net in filter(None, (self.tokenizer, self.average)):
+            # Quantizers stay whole on every rank: they write to their codebooks during a step.
+            whole = set(net.quantizer.parameters())
+            fully_shard(net, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True, ignored_params=whole)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, stepped once per optimizer step."""
+        options = {key: value for key, value in self.settings.optimizer.items() if key != "critic_lr"}
+        options["foreach"] = False if self._sharded else None
+        optimizer = build_optimizer(self.tokenizer.named_parameters(), self._decayed, **options)
+        self._fresh = [settings_of(optimizer)]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def scheduler(self, optimizer: Optimizer, start: int = 0) -> LambdaLR:
+        """The recipe's schedule on an optimizer that is first stepped at step `start`."""
+        return LambdaLR(optimizer, schedule(**self.settings.schedule, max_steps=self.settings.max_steps - start))
+
+    def on_train_start(self) -> None:
+        """After a resume, rates and decays are those of the recipe as it is now, not those in the checkpoint."""
+        configs = self.trainer.lr_scheduler_configs
+        for optimizer, config, fresh in zip(self.trainer.optimizers, configs, self._fresh, strict=True):
+            scheduler: Any = config.scheduler
+            scheduler.base_lrs = [values["lr"] for values in fresh]
+            for group, values, shape in zip(optimizer.param_groups, fresh, scheduler.lr_lambdas, strict=True):
+                rate = values["lr"] * shape(scheduler.last_epoch)
+                group.update(values | {"initial_lr": values["lr"], "lr": rate})
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Seed this batch's random draws."""
+        position = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(mix(self.settings.seed, position, self.global_rank))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Loss of a batch (B, C, ...) in [-1, 1]."""
+        reconstruction = self.tokenizer(batch)
+        terms = self.objective(batch, reconstruction, self.global_step)
+        self.report("train", terms, reconstruction, len(batch))
+        return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip gradients (unscaled by now) and record their norm."""
+        if self._sharded:
+            for parameter in self.tokenizer.quantizer.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
+        if self.settings.gradient_clip > 0:
+            self.log("train/grad_norm", self.clip(optimizer))
+
+    def clip(self, optimizer: Optimizer) -> Tensor:
+        """Limit the global gradient norm of an optimizer's parameters; returns the norm before."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not self._sharded:
+            return nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
+        norms = [nn.utils.get_total_norm([parameter.grad]) for parameter in parameters]
+        total = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()
+        for parameter in parameters:
+            parameter.grad.mul_(min(1.0, self.settings.gradient_clip / (float(total) + 1e-6)))
+        return total
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then update the moving average: before any callback can save the state."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """average += (1 - decay) * (weights - average); buffers are copied."""
+        if self.average is None:
+            return
+        # A young average forgets its random start: decay rises as (1 + n) / (10 + n) up to the setting.
+        decay = min(self.settings.ema, (1 + self.global_step) / (10 + self.global_step))
+        for mean, value in zip(self.average.parameters(), self.tokenizer.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+        for held, current in zip(self.average.buffers(), self.tokenizer.buffers(), strict=True):
+            held.copy_(current)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Objective and PSNR of the averaged weights; the reconstructions under "output"."""
+        reconstruction = self.best(batch)
+        terms = dict(self.objective(batch, reconstruction, self.global_step))
+        error = (reconstruction.output.float().clamp(-1, 1) - batch).square().flatten(1).mean(1) / 4
+        terms["psnr"] = -10 * error.clamp_min(1e-10).log10().mean()
+        self.report("val", terms, reconstruction, len(batch))
+        return {"output": reconstruction.output}
+
+    def report(self, part: str, terms: dict[str, Tensor], reconstruction: Reconstruction, size: int) -> None:
+        """Log named terms and count the codes in use."""
+        values = {f"{part}/{name}": value.detach() for name, value in terms.items()}
+        values |= {f"{part}/{name}": value.detach() for name, value in reconstruction.quantized.parts.items()}
+        self.log_dict(values, batch_size=size, sync_dist=part == "val")
+        self._usage[part].add(reconstruction.quantized.indices)
+
+    def usage(self, part: str) -> dict[str, float]:
+        """Share of used codes and perplexity since the last call, per codebook averaged, over all ranks."""
+        return {f"{part}/{name}": value for name, value in self._usage[part].collect(self.trainer.strategy).items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the recipe with the weights."""
+        checkpoint["recipe"] = self.settings.config
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the recipe says about each parameter group."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def freeze(tokenizer: nn.Module, frozen: Sequence[str], train_only: Sequence[str]) -> list[nn.Module]:
+    """Switch off gradients by dotted name prefixes.
+
+    Returns:
+        The modules that are frozen as a whole.
+
+    Raises:
+        ValueError: a prefix names nothing in the tokenizer.
+    """
+    names = [name for name, _ in tokenizer.named_parameters()]
+    for prefix in (*frozen, *train_only):
+        if not any(below(name, prefix) for name in names):
+            parts = ", ".join(name for name, _ in tokenizer.named_children())
+            raise ValueError(f"freeze/train_only name {prefix!r} is no part of the tokenizer; its parts are {parts}")
+    for name, parameter in tokenizer.named_parameters():
+        kept = not train_only or any(below(name, prefix) for prefix in train_only)
+        if not kept or any(below(name, prefix) for prefix in frozen):
+            parameter.requires_grad_(False)
+    still = []
+    for module in tokenizer.modules() if frozen or train_only else ():
+        gradients = [parameter.requires_grad for parameter in module.parameters()]
+        if gradients and not any(gradients):
+            still.append(module)
+    return still
+
+
+def below(name: str, prefix: str) -> bool:
+    """Whether a dotted name is `prefix` or inside it."""
+    return name == prefix or name.startswith(prefix + ".")
