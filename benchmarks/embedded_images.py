@@ -74,8 +74,8 @@ class HeldOut:
 
 
 SETS = (
-    HeldOut("lomiri", "lomiri-wallpapers-16.04 (Debian), 15 photographs", 4),
-    HeldOut("scikit_image", "scikit-image 0.26 (PyPI): astronaut, chelsea, coffee, rocket", 2),
+    HeldOut("lomiri", "lomiri-wallpapers-16.04, 15 photographs", 4),
+    HeldOut("scikit_image", "scikit-image 0.26, 4 photographs", 2),
 )
 
 

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from encoders.layers.dct import init_patch_synthesis
+from encoders.layers.init import start_at_zero
 from encoders.layers.residual import ResidualConv
 
 __all__ = ["PatchConvDecoder"]
@@ -58,9 +59,7 @@ class PatchConvDecoder(nn.Module):
         with torch.no_grad():
             self.stem.weight.mul_(0.1)
             self.stem.weight[:, :, 1, 1] += torch.eye(width, dim)
-        last = self.refine[-2]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        start_at_zero(self.refine[-2])
 
     def forward(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
         """Latents (B, h * w, D) in raster order, grid (h, w) -> images (B, 3, H, W) around [-1, 1]."""

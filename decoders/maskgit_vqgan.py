@@ -17,7 +17,7 @@ class MaskGITDecoder(nn.Module):
     """A raster of latents to images; the mirror of `encoders.MaskGITEncoder`, with the same arguments.
 
     Attributes:
-        upsample: pixels per latent along each axis, 2 ** (levels - 1).
+        downsample: pixels per latent along each axis, 2 ** (levels - 1).
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class MaskGITDecoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
-        self.dim, self.upsample = dim, 2 ** (len(widths) - 1)
+        self.dim, self.downsample = dim, 2 ** (len(widths) - 1)
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
         self.middle = residual_stack(widths[-1], widths[-1], depth)
         coarser = [*widths[1:], widths[-1]]
@@ -44,7 +44,7 @@ class MaskGITDecoder(nn.Module):
             grid: (h, w).
 
         Returns:
-            (B, 3, h * upsample, w * upsample), meant for [-1, 1] and not clamped.
+            (B, 3, h * downsample, w * downsample), meant for [-1, 1] and not clamped.
 
         Raises:
             ValueError: the latents do not fill the grid.

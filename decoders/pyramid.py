@@ -27,7 +27,7 @@ class PyramidDecoder(nn.Module):
         dim: width of one latent.
         width, depth, heads: of the transformer.
         conv_depth: residual convolutions at the finest token grid, `width` channels.
-        pixels: decoder from the upsampled grid to pixels (`decoders.PatchConvDecoder`); its `downsample` fixes the grid.
+        pixels: `decoders.PatchConvDecoder` from the upsampled grid to pixels; its `downsample` fixes that grid.
 
     Raises:
         ValueError: sizes that do not divide each other.
@@ -52,25 +52,26 @@ class PyramidDecoder(nn.Module):
         height, across = self.levels[-1]
         side = image_size // pixels.downsample
         if height != across or side % height or side * pixels.downsample != image_size:
-            raise ValueError(f"{image_size} pixels at {pixels.downsample} a cell do not fit the level {self.levels[-1]}")
+            raise ValueError(
+                f"{image_size} pixels at {pixels.downsample} a cell do not fit the level {self.levels[-1]}"
+            )
         ratio = side // height
         self.image_size, self.dim, self.side = image_size, dim, side
         self.num_tokens = sum(h * w for h, w in self.levels)
         self.embedding = nn.Linear(dim, width)
         self.position = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
-        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.blocks = nn.ModuleList(start_as_identity(Block(width, heads)) for _ in range(depth))
         self.grid_position = nn.Parameter(torch.randn(width, height, across) * 0.02)
         self.convs = nn.Sequential(*(ResidualConv(width) for _ in range(conv_depth)))
-        self.upsample = nn.Sequential(nn.Conv2d(width, pixels.dim * ratio**2, 1), nn.PixelShuffle(ratio))
+        widen = nn.Conv2d(width, pixels.dim * ratio**2, 1)
+        self.upsample = nn.Sequential(widen, nn.PixelShuffle(ratio))
         self.pixels = pixels
-        for block in self.blocks:
-            start_as_identity(block)
         with torch.no_grad():
             self.embedding.weight.mul_(0.1).add_(torch.eye(width, dim))
             repeated = torch.eye(pixels.dim, width).repeat_interleave(ratio**2, dim=0)
-            self.upsample[0].weight.mul_(0.1).add_(repeated[..., None, None])
-            for module in (self.embedding, self.upsample[0]):
-                module.bias.zero_()
+            widen.weight.mul_(0.1).add_(repeated[..., None, None])
+        for bias in (self.embedding.bias, widen.get_parameter("bias")):
+            nn.init.zeros_(bias)
 
     def forward(self, latents: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode.

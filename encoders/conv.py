@@ -36,7 +36,7 @@ class PatchConvEncoder(nn.Module):
         init_patch_analysis(self.patch)
         with torch.no_grad():
             self.head.weight.copy_(torch.eye(dim, width)[..., None, None])
-            self.head.bias.zero_()
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], sides divisible by `downsample` -> latents (B, h * w, D), raster order."""

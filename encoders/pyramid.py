@@ -57,7 +57,7 @@ class PyramidEncoder(nn.Module):
         self.convs = nn.Sequential(*(ResidualConv(conv_width) for _ in range(conv_depth)))
         self.embedding = nn.Linear(conv_width, width)
         self.position = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(start_as_identity(Block(width, heads)) for _ in range(depth)))
         self.head = nn.Linear(width, dim)
         self.gain = nn.Parameter(torch.ones(self.num_tokens, dim))
         init_patch_analysis(self.patch)
@@ -66,8 +66,6 @@ class PyramidEncoder(nn.Module):
             self.head.weight.copy_(torch.eye(dim, width))
             for linear in (self.embedding, self.head):
                 linear.bias.zero_()
-            for block in self.blocks:
-                start_as_identity(block)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1] -> latents (B, N, D)."""

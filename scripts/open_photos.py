@@ -62,7 +62,9 @@ def fetch(package: str, scratch: Path) -> list[Path]:
     try:
         subprocess.run(["apt-get", "download", package], cwd=room, check=True)
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"apt-get could not download {package}; is the package list fresh (apt-get update)?") from error
+        raise SystemExit(
+            f"apt-get could not download {package}; is the package list fresh (apt-get update)?"
+        ) from error
     archive = next(room.glob("*.deb"))
     subprocess.run(["dpkg", "-x", archive.name, "."], cwd=room, check=True)
     return sorted(path for path in room.rglob("*.jpg") if path.match(PACKAGES[package]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -63,7 +64,9 @@ def from_ids(
         raise ValueError("an item has padding before its end, or only some codebooks of a position")
     indices = (grid - _offsets(count, sizes, ranges, start).to(ids.device)).masked_fill(ended[..., None], 0)
     if bool(((indices < 0) | (indices >= torch.tensor(sizes, device=ids.device))).any()):
-        raise ValueError(f"an id stands where its codebook cannot; is it the right order ({order!r}) and start ({start})?")
+        raise ValueError(
+            f"an id stands where its codebook cannot; is it the right order ({order!r}) and start ({start})?"
+        )
     return indices, lengths
 
 
@@ -118,7 +121,7 @@ def _cells(count: int, depth: int, scales: tuple[int, ...], order: StreamOrder) 
 def _depth_first(scales: tuple[int, ...]) -> Tensor:
     """Positions frame by frame: a coarse token, then the finer tokens under it, as SNAC interleaves them."""
     starts = [sum(scales[:level]) for level in range(len(scales))]
-    if any(fine % coarse for coarse, fine in zip(scales, scales[1:], strict=False)):
+    if any(fine % coarse for coarse, fine in pairwise(scales)):
         raise ValueError(f"order 'frames' needs every scale to be a multiple of the one before, got {scales}")
     positions: list[int] = []
 

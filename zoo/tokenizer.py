@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from quantizers import Quantized
+from quantizers import Quantized, Quantizer
 from zoo.spec import TokenizerSpec
 from zoo.tokens import Tokens
 
@@ -50,8 +50,9 @@ class Tokenizer(nn.Module):
 
     spec: TokenizerSpec
     config: dict[str, Any]
+    quantizer: Quantizer
 
-    def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.quantizer = quantizer
@@ -81,9 +82,9 @@ class Tokenizer(nn.Module):
             x: (B, *spec.input_shape), in [-1, 1].
         """
         self.check_input(x)
-        quantized = self.quantizer(self.encode_latents(self.pad(x)))
+        quantized = self.quantizer(self.encode_latents(self.pad(x).to(self.dtype)))
         latents, lengths = self.regularize(quantized.latents) if self.training else (quantized.latents, None)
-        output = self.decode_latents(latents, lengths, tuple(x.shape[2:]))
+        output = self.decode_latents(latents.to(self.dtype), lengths, tuple(x.shape[2:]))
         return Reconstruction(output, quantized, lengths)
 
     def encode(self, x: Tensor) -> Tokens:
@@ -102,7 +103,7 @@ class Tokenizer(nn.Module):
         self.check_input(x)
         if not torch.isfinite(x).all():
             raise ValueError(f"{type(self).__name__} expects finite input in [-1, 1]; got NaN or infinity")
-        quantized = self.quantizer(self.encode_latents(self.pad(x)))
+        quantized = self.quantizer(self.encode_latents(self.pad(x).to(self.dtype)))
         size = torch.tensor(x.shape[2:], device=x.device).expand(len(x), -1)
         return Tokens(
             indices=quantized.indices,
@@ -134,7 +135,7 @@ class Tokenizer(nn.Module):
         latents = tokens.latents if self.spec.continuous else self.quantizer.lookup(tokens.indices)
         if latents is None:
             raise ValueError(f"{type(self).__name__} is continuous: tokens need latents (B, N, {self.spec.dim})")
-        return self.decode_latents(latents, tokens.lengths, self.output_size(tokens))
+        return self.decode_latents(latents.to(self.dtype), tokens.lengths, self.output_size(tokens))
 
     def pad(self, x: Tensor) -> Tensor:
         """Extend an input of any size to whole tokens by repeating its border; `decode` cuts it back."""
@@ -173,7 +174,9 @@ class Tokenizer(nn.Module):
         """Raise ValueError unless tokens fit `spec`."""
         name, spec = type(self).__name__, self.spec
         if tokens.codebook_sizes != spec.codebook_sizes:
-            raise ValueError(f"{name} has codebooks {spec.codebook_sizes}, the tokens come from {tokens.codebook_sizes}")
+            raise ValueError(
+                f"{name} has codebooks {spec.codebook_sizes}, the tokens come from {tokens.codebook_sizes}"
+            )
         if spec.any_size:
             return
         count = tokens.num_tokens
@@ -187,6 +190,11 @@ class Tokenizer(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the encoder's and decoder's parameters; quantizers stay float32."""
+        return next(self.encoder.parameters()).dtype
 
     @classmethod
     def reference_recipe(cls, config: Mapping[str, Any]) -> dict[str, Any]:

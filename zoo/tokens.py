@@ -54,7 +54,9 @@ class Tokens:
         if self.scales and sum(self.scales) != shape[1]:
             raise ValueError(f"scales {self.scales} sum to {sum(self.scales)}, but there are {shape[1]} positions")
         if self.lengths is not None and (tuple(self.lengths.shape) != shape[:1] or self.lengths.dtype != torch.int64):
-            raise ValueError(f"lengths must be int64 ({shape[0]},), got {self.lengths.dtype} {tuple(self.lengths.shape)}")
+            raise ValueError(
+                f"lengths must be int64 ({shape[0]},), got {self.lengths.dtype} {tuple(self.lengths.shape)}"
+            )
         if self.size is not None and (self.size.ndim != 2 or len(self.size) != shape[0]):
             raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(self.size.shape)}")
         if self.latents is not None and tuple(self.latents.shape[:2]) != shape[:2]:
@@ -181,9 +183,7 @@ class Tokens:
         ranges = streams.Ranges(parts, distinct_scales)
         indices, lengths = streams.from_ids(ids, sizes, ranges, order, start)
         full = bool((lengths == indices.shape[1]).all())
-        return cls(
-            indices, sizes, None if full else lengths, size, None, parts, distinct_scales, token_order
-        )
+        return cls(indices, sizes, None if full else lengths, size, None, parts, distinct_scales, token_order)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """All tensors on a device."""
@@ -209,7 +209,9 @@ class Tokens:
         for batch in batches:
             for name in ("codebook_sizes", "distinct_scales", "order"):
                 if getattr(batch, name) != getattr(first, name):
-                    raise ValueError(f"cannot join tokens with {name} {getattr(first, name)} and {getattr(batch, name)}")
+                    raise ValueError(
+                        f"cannot join tokens with {name} {getattr(first, name)} and {getattr(batch, name)}"
+                    )
             if batch.scales != _cut(longest.scales, batch.num_tokens):
                 raise ValueError(f"cannot join tokens with scales {longest.scales} and {batch.scales}")
         ragged = any(batch.lengths is not None or batch.num_tokens != width for batch in batches)

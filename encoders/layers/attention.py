@@ -7,6 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.layers.init import start_at_zero
+
 __all__ = ["MLP", "Attention", "Block", "Transformer", "embedding", "init_weights", "start_as_identity"]
 
 
@@ -88,12 +90,11 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-@torch.no_grad()
-def start_as_identity(block: Block) -> None:
-    """Zero the two projections that a block adds to its input."""
-    for linear in (block.attn.proj, block.mlp.fc2):
-        linear.weight.zero_()
-        linear.bias.zero_()
+def start_as_identity(block: Block) -> Block:
+    """Zero the two projections that a block adds to its input; returns the block."""
+    start_at_zero(block.attn.proj)
+    start_at_zero(block.mlp.fc2)
+    return block
 
 
 class Transformer(nn.ModuleList):

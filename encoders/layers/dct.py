@@ -14,8 +14,8 @@ def patch_basis(patch: int) -> tuple[Tensor, Tensor]:
     """Orthonormal colour-DCT basis of a patch, strongest coefficients first, and a scale for each.
 
     Colour is rotated to (grey, red-green, yellow-blue); each plane is a two-dimensional DCT-II. In photographs the
-    amplitude of a frequency falls about as its inverse (Field 1987), and chroma carries less than luma. The scale of the
-    mean is kept below its true spread, and that of chroma above: fully whitened features make training unstable.
+    amplitude of a frequency falls about as its inverse (Field 1987), and chroma carries less than luma. The scale of
+    the mean is kept below its true spread, and that of chroma above: fully whitened features make training unstable.
 
     Args:
         patch: side in pixels.

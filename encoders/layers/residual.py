@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from encoders.layers.init import start_at_zero
+
 __all__ = ["ResidualConv"]
 
 
@@ -21,8 +23,7 @@ class ResidualConv(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.act = nn.GELU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        start_at_zero(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, W, H, W) -> the same shape."""

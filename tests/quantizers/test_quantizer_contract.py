@@ -57,7 +57,7 @@ def test_shapes_and_dtypes(make: Make, training: bool) -> None:
     assert out.loss.shape == () and out.loss.isfinite()
     assert all(part.shape == () and part.isfinite() for part in out.parts.values())
     for column, size in enumerate(quantizer.codebook_sizes):
-        assert 0 <= out.indices[..., column].min() and out.indices[..., column].max() < size
+        assert out.indices[..., column].min() >= 0 and out.indices[..., column].max() < size
 
 
 @discrete
@@ -221,7 +221,7 @@ def test_wrong_latents_are_explained(make: Make) -> None:
         quantizer(torch.randn(2, 7, width + 1))
     with pytest.raises(ValueError, match=r"rearrange"):
         quantizer(torch.randn(2, width, 4, 4))
-    with pytest.raises(ValueError, match="floating-point latents, got torch.int64"):
+    with pytest.raises(ValueError, match=r"floating-point latents, got torch\.int64"):
         quantizer(torch.zeros(2, 7, width, dtype=torch.int64))
 
 
@@ -232,7 +232,7 @@ def test_wrong_indices_are_explained(make: Make) -> None:
     size = quantizer.codebook_sizes[-1]
     with pytest.raises(ValueError, match="expects indices"):
         quantizer.lookup(indices[..., 0])
-    with pytest.raises(ValueError, match="integer indices, got torch.float32"):
+    with pytest.raises(ValueError, match=r"integer indices, got torch\.float32"):
         quantizer.lookup(indices.float())
     for bad in (-1, size):
         wrong = indices.clone()

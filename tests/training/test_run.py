@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 import zoo
-from zoo.store.build import instantiate
+from zoo.store.build import instantiate, public
 from zoo.training import export_checkpoint, train
 from zoo.training.__main__ import main
+from zoo.training.optim import schedule
+from zoo.training.report import Bar, Lines, progress
 from zoo.training.run import resolve, training_module
 from zoo.training.snapshots import last_checkpoint
 
@@ -69,6 +71,17 @@ def test_two_steps_of_every_tiny_recipe(name: str, small: list[str], tmp_path: P
     assert all(torch.equal(value, averaged[key]) for key, value in tokenizer.state_dict().items())
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert (tmp_path / "run" / "samples" / "step-000000002.png").is_file()
+
+
+def test_every_recipe_is_complete() -> None:
+    for name in zoo.list_recipes("*"):
+        config = resolve(name, ["data.root=somewhere"])
+        assert config["name"] == name
+        assert Path(config["run_dir"]) == Path("runs") / name
+        schedule(**config["schedule"], max_steps=config["trainer"]["max_steps"])
+        data = instantiate(config["data"])
+        assert data.image_size == config["data"]["image_size"]
+        public(config["objective"]["_target_"], ["zoo.objectives"])
 
 
 def test_tensorboard_shows_terms_usage_and_pictures(small: list[str], tmp_path: Path) -> None:
@@ -213,7 +226,7 @@ def test_broken_weights_are_never_saved(small: list[str], tmp_path: Path) -> Non
 def test_half_precision_with_loss_scaling(extra: list[str], small: list[str]) -> None:
     from lightning.pytorch.plugins import MixedPrecision
 
-    config = resolve(RECIPE, [*small, *extra])
+    config = resolve(RECIPE, [*small, *extra, "data.image_size=32"])
     module = training_module(zoo.build(config["tokenizer"]), instantiate(config["objective"]), config)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     trainer = Trainer(
@@ -232,6 +245,19 @@ def test_half_precision_with_loss_scaling(extra: list[str], small: list[str]) ->
     moved = [name for name, value in module.named_parameters() if name in start and not torch.equal(value, start[name])]
     assert len(moved) == len(start)
     assert all(value.isfinite().all() for value in module.parameters())
+
+
+def test_progress_bar_on_a_terminal(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    bar = progress(1, 2)
+    assert isinstance(bar, Bar)
+    monkeypatch.undo()
+    assert isinstance(progress(1, 2), Lines)
+    monkeypatch.setattr("zoo.training.run.progress", lambda *options: Bar(2))
+    train(RECIPE, small)
+    assert "2/2" in capsys.readouterr().out
 
 
 @pytest.mark.slow

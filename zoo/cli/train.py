@@ -23,9 +23,9 @@ def train(
 
     \b
     Examples:
-      zoo train titok_tiny trainer.max_steps=20
-      zoo train onedpiece_s256 data.root=/data/imagenet trainer.devices=8
-      zoo train titok_b64 quantizer=fsq
+      zoo train titok_tiny data.root=photos trainer.max_steps=1000
+      zoo train onedpiece_s256 data.root=/data/imagenet/train trainer.devices=8
+      zoo train titok_tiny data.root=photos tokenizer.quantizer.codebook_size=4096 run_dir=runs/titok_4096
     """
     from zoo.store.cards import list_recipes, unknown
 

@@ -60,4 +60,4 @@ class GridTokenizer(Tokenizer):
         grid = (-(-size[0] // step), -(-size[1] // step))
         if latents.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"an image of {size} has {grid[0]} x {grid[1]} tokens, got {latents.shape[1]}")
-        return self.decoder(latents, grid)[..., : size[0], : size[1]]
+        return self.decoder(latents.contiguous(), grid)[..., : size[0], : size[1]]

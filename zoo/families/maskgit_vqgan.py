@@ -8,11 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decoders import MaskGITDecoder
-from encoders import MaskGITEncoder
-from quantizers import Quantizer
-from zoo.spec import TokenizerSpec
-from zoo.tokenizer import Tokenizer
+from zoo.families.grid import GridTokenizer
 
 __all__ = ["MaskGITVQGAN"]
 
@@ -24,44 +20,8 @@ RENAMED = (
 )
 
 
-class MaskGITVQGAN(Tokenizer):
-    """A convolutional grid tokenizer for images of any size.
-
-    Args:
-        encoder: images to latents.
-        quantizer: of width `encoder.dim`.
-        decoder: latents to images.
-        image_size: typical side of an image, pixels.
-    """
-
-    encoder: MaskGITEncoder
-    quantizer: Quantizer
-    decoder: MaskGITDecoder
-
-    def __init__(
-        self, encoder: MaskGITEncoder, quantizer: Quantizer, decoder: MaskGITDecoder, image_size: int = 256
-    ) -> None:
-        super().__init__(encoder, quantizer, decoder)
-        if encoder.dim != quantizer.dim or quantizer.dim != decoder.dim:
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim}, quantizer.dim={quantizer.dim}, decoder.dim={decoder.dim}"
-            )
-        self.spec = TokenizerSpec(
-            modality="image",
-            input_shape=(3, image_size, image_size),
-            codebook_sizes=quantizer.codebook_sizes,
-            dim=quantizer.dim,
-            num_tokens=(image_size // encoder.downsample) ** 2,
-            order="raster",
-            any_size=True,
-            downsample=encoder.downsample,
-        )
-
-    def decode_latents(self, latents: Tensor, lengths: Tensor | None, size: tuple[int, ...]) -> Tensor:
-        """(B, h * w, D) -> (B, 3, *size); sides that are not whole tokens are cut."""
-        step = self.encoder.downsample
-        grid = (-(-size[0] // step), -(-size[1] // step))
-        return self.decoder(latents, grid)[..., : size[0], : size[1]]
+class MaskGITVQGAN(GridTokenizer):
+    """The grid tokenizer of MaskGIT: `encoders.MaskGITEncoder`, `quantizers.VQ`, `decoders.MaskGITDecoder`."""
 
     @classmethod
     def reference_recipe(cls, config: Mapping[str, Any]) -> dict[str, Any]:

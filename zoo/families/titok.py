@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decoders import ProxyDecoder, ViT1DDecoder
-from encoders import ViT1D
+from decoders import ProxyDecoder, PyramidDecoder, ViT1DDecoder
+from encoders import PyramidEncoder, ViT1D
 from quantizers import Quantizer
 from zoo.families.maskgit_vqgan import MaskGITVQGAN, convolution_key, pixel_arguments
 from zoo.spec import Order, TokenizerSpec
@@ -59,17 +59,17 @@ class TiTok(Tokenizer):
         proxy_training: while training, stop at the logits, which then stand in `output` too, and render no pixels.
     """
 
-    encoder: ViT1D
+    encoder: ViT1D | PyramidEncoder
     quantizer: Quantizer
-    decoder: ViT1DDecoder | ProxyDecoder
+    decoder: ViT1DDecoder | ProxyDecoder | PyramidDecoder
     order: ClassVar[Order] = "raster"
     flexible: ClassVar[bool] = False
 
     def __init__(
         self,
-        encoder: ViT1D,
+        encoder: ViT1D | PyramidEncoder,
         quantizer: Quantizer,
-        decoder: ViT1DDecoder | ProxyDecoder,
+        decoder: ViT1DDecoder | ProxyDecoder | PyramidDecoder,
         proxy_training: bool = False,
     ) -> None:
         super().__init__(encoder, quantizer, decoder)

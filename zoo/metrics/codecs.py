@@ -40,7 +40,8 @@ class Compressed:
 def compress(image: Tensor, budget: int, kind: Format) -> Compressed:
     """The best JPEG or WebP file of at most `budget` bytes, else the smallest file that the encoder can write.
 
-    The quality is found by bisection: the size of a file is taken to grow with it.
+    The quality is found by bisection: the size of a file is taken to grow with it, except between the lowest few, where
+    headers are most of the file and all are tried.
 
     Args:
         image: (3, H, W) in [-1, 1].
@@ -54,7 +55,9 @@ def compress(image: Tensor, budget: int, kind: Format) -> Compressed:
         raise ValueError(f"kind is one of {', '.join(get_args(Format))}, got {kind!r}")
     picture = to_pil(image)
     low, high = _QUALITIES[kind]
-    best = _encode(picture, kind, low)
+    coarse = {quality: _encode(picture, kind, quality) for quality in range(low, low + 4)}
+    low = min(coarse, key=lambda quality: (len(coarse[quality]), -quality))
+    best = coarse[low]
     if len(best) > budget:
         return Compressed(_decode(best), len(best), low, fits=False)
     while low < high:

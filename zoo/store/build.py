@@ -117,5 +117,5 @@ def build(recipe: str | Mapping[str, Any], *, device: str = "cpu") -> Tokenizer:
         tokenizer = instantiate(node, MODEL_ROOMS)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{node['_target_']} is not a tokenizer; the outer _target_ is one of zoo.families")
-    tokenizer.config = dict(node)
+    tokenizer.config = {str(key): value for key, value in node.items()}
     return tokenizer

@@ -1,4 +1,4 @@
-"""What a run shows: console lines, reconstruction grids, codebook usage."""
+"""What a run shows: a progress bar or lines, reconstruction grids, codebook usage."""
 
 from __future__ import annotations
 
@@ -9,47 +9,132 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-__all__ = ["ConsoleLines", "Pictures", "progress"]
+__all__ = ["Bar", "Lines", "Pictures", "progress"]
 
 
 def progress(every: int, max_steps: int) -> Callback:
-    """A rich progress bar on a terminal, plain lines in a log file."""
-    return RichProgressBar() if sys.stdout.isatty() else ConsoleLines(every, max_steps)
+    """A progress bar on a terminal, plain lines in a log file."""
+    return Bar(max_steps) if sys.stdout.isatty() else Lines(every, max_steps)
 
 
-class ConsoleLines(Callback):
-    """One line of all training scalars every few steps, and one for each validation."""
+class Bar(Callback):
+    """A rich progress bar over the steps, with time left, rate, loss and validation PSNR.
+
+    Args:
+        max_steps: where the bar ends.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        columns = (
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.max_steps = max_steps
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task("", total=max_steps, note="")
+        self._clock = Rate()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Show the bar."""
+        self._clock.reset()
+        if trainer.is_global_zero:
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Move the bar; refresh its text once a second."""
+        self._clock.add(len(batch) * trainer.world_size)
+        if not trainer.is_global_zero:
+            return
+        self._bar.update(self._task, completed=trainer.global_step)
+        if self._clock.seconds >= 1:
+            shown = {"loss": "train/loss", "psnr": "val/psnr"}
+            values = {
+                name: trainer.callback_metrics[key] for name, key in shown.items() if key in trainer.callback_metrics
+            }
+            note = "  ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+            self._bar.update(self._task, note=f"{self._clock.per_second:.1f}/s  {note}")
+            self._clock.reset()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Validation time is no training time."""
+        self._clock.reset()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._bar.stop()
+
+
+class Lines(Callback):
+    """One line of all training scalars every few steps, and one for each validation.
+
+    Args:
+        every: steps between two lines.
+        max_steps: shown behind the step.
+    """
 
     def __init__(self, every: int, max_steps: int) -> None:
         self.every, self.max_steps = every, max_steps
-        self._step, self._images, self._time = 0, 0, 0.0
+        self._step, self._clock = 0, Rate()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock."""
-        self._time = time.monotonic()
+        self._clock.reset()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Print when a multiple of `every` steps is reached."""
-        self._images += len(batch) * trainer.world_size
+        self._clock.add(len(batch) * trainer.world_size)
         step = trainer.global_step
         if step == self._step or step % self.every:
             return
         self._step = step
         if trainer.is_global_zero:
-            rate = self._images / max(1e-9, time.monotonic() - self._time)
+            rate = self._clock.per_second
             print(f"step {step}/{self.max_steps}  {rate:.1f}/s  {_line(trainer, 'train/')}", flush=True)
-        self._images, self._time = 0, time.monotonic()
+        self._clock.reset()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the validation scalars."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        if trainer.is_global_zero:
             print(f"step {trainer.global_step}/{self.max_steps}  validation  {_line(trainer, 'val/')}", flush=True)
-        self._images, self._time = 0, time.monotonic()
+        self._clock.reset()
+
+
+class Rate:
+    """Images per second since the last reset."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again."""
+        self._images, self._start = 0, time.monotonic()
+
+    def add(self, images: int) -> None:
+        """Count images."""
+        self._images += images
+
+    @property
+    def seconds(self) -> float:
+        """Since the last reset."""
+        return time.monotonic() - self._start
+
+    @property
+    def per_second(self) -> float:
+        """Images per second."""
+        return self._images / max(self.seconds, 1e-9)
 
 
 class Pictures(Callback):
@@ -82,20 +167,17 @@ class Pictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the first images for the grid."""
-        if batch_idx == 0 and self.count and trainer.is_global_zero and not trainer.sanity_checking:
+        if batch_idx == 0 and self.count and trainer.is_global_zero:
             self._pairs = batch[: self.count], outputs["output"][: self.count].float()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log usage; write and log the grid."""
-        usage = pl_module.usage("val")
-        if trainer.sanity_checking:
-            return
-        pl_module.log_dict(usage, sync_dist=True)
+        pl_module.log_dict(pl_module.usage("val"), sync_dist=True)
         if self._pairs is None:
             return
         originals, outputs = self._pairs
         self._pairs = None
-        grid = make_grid(torch.cat([originals, outputs]).cpu().clamp(-1, 1) / 2 + 0.5, nrow=len(originals))
+        grid = make_grid(torch.cat([originals, outputs]).cpu().nan_to_num().clamp(-1, 1) / 2 + 0.5, nrow=len(originals))
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, self.folder / f"step-{trainer.global_step:09d}.png")
         for logger in trainer.loggers:

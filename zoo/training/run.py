@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from omegaconf import OmegaConf
@@ -150,7 +149,6 @@ def build_trainer(
         raise ValueError(f"trainer.precision is one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "16" and options["strategy"] == "fsdp":
         raise ValueError("trainer.strategy=fsdp trains in 32 or bf16; set trainer.precision=bf16")
-    display = progress(options["log_every"], options["max_steps"])
     return Trainer(
         default_root_dir=folder,
         accelerator=options["accelerator"],
@@ -169,12 +167,12 @@ def build_trainer(
         logger=_loggers(config, folder),
         callbacks=[
             Pictures(folder / "samples", config["logging"]["images"], options["log_every"]),
-            display,
+            progress(options["log_every"], options["max_steps"]),
             *callbacks,
         ],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=isinstance(display, ProgressBar),
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         fast_dev_run=options["fast_dev_run"],
     )
