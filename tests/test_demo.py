@@ -39,7 +39,7 @@ def thumbnails(photos: Path) -> Path:
     """The same photographs, small."""
     for path in photos.glob("*.jpg"):
         with Image.open(path) as photo:
-            photo.resize((96, 64)).save(path)
+            photo.resize((192, 128)).save(path)
     return photos
 
 
@@ -76,8 +76,7 @@ def check(output: Path, grid: str, flexible: str) -> None:
     for name in names:
         with Image.open(output / name) as picture:
             assert picture.width > picture.height > 300
-            assert len(picture.convert("L").histogram()) == 256
-            assert picture.convert("L").getextrema()[0] < 64
+            assert picture.getcolors(1000) is None  # more than a thousand colours: photographs, not only captions
 
 
 def test_any_models_and_twice_the_same(
@@ -98,8 +97,8 @@ def test_folder_without_pictures_is_told(tmp_path: Path, untrained: dict[str, st
 
 
 @needs_weights
-def test_embedded_models(photos: Path, tmp_path: Path) -> None:
-    main(photos=photos, output=tmp_path / "demo", grid=MODELS[0], flexible=MODELS[1])
+def test_embedded_models(thumbnails: Path, tmp_path: Path) -> None:
+    main(photos=thumbnails, output=tmp_path / "demo", grid=MODELS[0], flexible=MODELS[1])
     check(tmp_path / "demo", *MODELS)
 
 

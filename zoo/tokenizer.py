@@ -217,7 +217,11 @@ class Tokenizer(nn.Module):
         from zoo.store.build import build
         from zoo.store.weights import load_strict
 
-        tokenizer = build(cls.reference_recipe(config), device="meta")
+        try:
+            node = cls.reference_recipe(config)
+        except KeyError as error:
+            raise ValueError(f"{cls.__name__}: the reference config has no {error}; is it of this family?") from error
+        tokenizer = build(node, device="meta")
         if not isinstance(tokenizer, cls):
             raise TypeError(f"{cls.__name__}.reference_recipe built a {type(tokenizer).__name__}")
         load_strict(tokenizer, cls.convert(state), source=f"{cls.__name__} reference state")

@@ -56,7 +56,7 @@ def run(folder: Path, overrides: list[str]) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -78,6 +78,7 @@ def test_critic_on_two_processes(small: list[str], tmp_path: Path) -> None:
     zoo.load(tmp_path / "run" / "model")
 
 
+@pytest.mark.slow
 def test_fsdp_does_what_ddp_does(small: list[str], tmp_path: Path) -> None:
     states = {}
     for strategy in ("ddp", "fsdp"):

@@ -52,6 +52,8 @@ def test_freezing_by_prefix() -> None:
     net = nn.ModuleDict({"encoder": nn.Linear(2, 2), "encoder2": nn.Linear(2, 2), "act": nn.GELU()})
     still = freeze(net, ["encoder"], [])
     assert still == [net["encoder"]]
+    assert freeze(net, ["act"], []) == [net["act"]]
+    assert freeze(net, [], ["encoder2"]) == [net["encoder"], net["act"]]
     assert not net["encoder"].weight.requires_grad
     assert net["encoder2"].weight.requires_grad
     with pytest.raises(ValueError, match="its parts are encoder, encoder2"):

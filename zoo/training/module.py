@@ -216,26 +216,27 @@ def freeze(tokenizer: nn.Module, frozen: Sequence[str], train_only: Sequence[str
     """Switch off gradients by dotted name prefixes.
 
     Returns:
-        The modules that are frozen as a whole.
+        The modules that are frozen as a whole, with or without parameters.
 
     Raises:
         ValueError: a prefix names nothing in the tokenizer.
     """
-    names = [name for name, _ in tokenizer.named_parameters()]
+
+    def still(name: str) -> bool:
+        """Whether a module or parameter is frozen; the ancestors of a part that learns are not."""
+        learns = not train_only or any(below(name, part) or below(part, name) for part in train_only)
+        return not learns or any(below(name, part) for part in frozen)
+
+    modules = dict(tokenizer.named_modules())
+    parameters = dict(tokenizer.named_parameters())
     for prefix in (*frozen, *train_only):
-        if not any(below(name, prefix) for name in names):
+        if prefix not in modules and prefix not in parameters:
             parts = ", ".join(name for name, _ in tokenizer.named_children())
             raise ValueError(f"freeze/train_only name {prefix!r} is no part of the tokenizer; its parts are {parts}")
-    for name, parameter in tokenizer.named_parameters():
-        kept = not train_only or any(below(name, prefix) for prefix in train_only)
-        if not kept or any(below(name, prefix) for prefix in frozen):
+    for name, parameter in parameters.items():
+        if still(name):
             parameter.requires_grad_(False)
-    still = []
-    for module in tokenizer.modules() if frozen or train_only else ():
-        gradients = [parameter.requires_grad for parameter in module.parameters()]
-        if gradients and not any(gradients):
-            still.append(module)
-    return still
+    return [module for name, module in modules.items() if name and still(name)]
 
 
 def below(name: str, prefix: str) -> bool:

@@ -52,6 +52,9 @@ class Snapshots(Callback):
         if self.fresh and trainer.is_global_zero and self.folder.exists():
             number = next(n for n in itertools.count(1) if not self.folder.with_suffix(f".{n}").exists())
             self.folder.rename(self.folder.with_suffix(f".{number}"))
+        if trainer.is_global_zero:
+            for cut_short in self.folder.glob("*.partial"):
+                cut_short.unlink()
         self._started = self._last = time.monotonic()
         self._step = self._written = trainer.global_step
         for number in (signal.SIGTERM, signal.SIGINT):
