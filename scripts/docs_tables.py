@@ -46,7 +46,7 @@ def models() -> str:
             item.title,
             "" if item.params is None else f"{item.params / 1e6:.1f} M",
             ", ".join(number(metric.name, metric.value) for metric in item.metrics[:1]),
-            "in the package" if item.weights.embedded else f"`{item.weights.hub}`",
+            "package" if item.weights.embedded else "hub",
             item.weights.license,
         )
         for item in cards()
@@ -173,7 +173,7 @@ def sentence(text: str | None) -> str:
 
 def number(name: str, value: float) -> str:
     """A metric as text."""
-    return f"{name} {value:g}" + (" dB" if name.startswith("PSNR") else "")
+    return f"{name.partition(', ')[0]} {value:g}" + (" dB" if name.startswith("PSNR") else "")
 
 
 def share(name: str, value: float) -> str:

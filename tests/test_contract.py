@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import zoo
 from zoo import Tokenizer
-from zoo.store.build import build
+from zoo.store.build import RECIPES, build, compose
 from zoo.store.cards import card
 from zoo.store.weights import load_strict
 
@@ -187,3 +188,15 @@ def test_ragged_prefixes_decode_as_alone() -> None:
         for position, count in enumerate(counts.tolist()):
             alone = tokenizer.decode(tokens[position].keep(count))
             torch.testing.assert_close(together[position], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantizer", sorted(path.stem for path in (RECIPES / "quantizer").glob("*.yaml")))
+@pytest.mark.parametrize("name", TINY)
+def test_any_quantizer_goes_into_any_recipe(name: str, quantizer: str) -> None:
+    node = OmegaConf.to_container(compose(name, [f"quantizer={quantizer}"]).tokenizer, resolve=True)
+    assert isinstance(node, dict)
+    tokenizer = build(node, device="meta")
+    check_spec(tokenizer)
+    chosen = compose(name, [f"quantizer={quantizer}"]).tokenizer.quantizer._target_
+    assert chosen == f"quantizers.{type(tokenizer.quantizer).__name__}"
+    assert tokenizer.spec.dim == tokenizer.quantizer.dim

@@ -78,6 +78,7 @@ def numbers(digest: str, fits: float = 1.0) -> dict[str, Any]:
         ("codebook usage", 0.5, "tokens", 8),
         ("codebook usage", 0.7, "tokens", 128),
         ("PSNR", 33.0, "JPEG", 128),
+        ("bits per pixel", 0.25, "JPEG", 128),
     ]
     rows += [("within budget", fits if codec == "JPEG" else 1.0, codec, count) for _, _, codec, count in rows]
     listed = [{"name": n, "value": v, "unit": "", "codec": c, "tokens": t, **protocol} for n, v, c, t in rows]
@@ -125,6 +126,7 @@ def test_numbers_on_the_card(tmp_path: Path, fits: float, size: str) -> None:
         {"name": "PSNR, 128 tokens", "value": 31.0, **protocol},
         {"name": "codebook usage, 128 tokens", "value": 0.7, **protocol},
         {"name": f"PSNR, JPEG ({size})", "value": 33.0, **protocol},
+        {"name": f"bits per pixel, JPEG ({size})", "value": 0.25, **protocol},
         {"name": "PSNR, 8 tokens", "value": 20.12, **protocol},
     ]
 

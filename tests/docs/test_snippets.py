@@ -92,7 +92,7 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """The working folder of a page, with `zoo` and `python` on PATH; bash and, unless it adds files, Python run there."""
+    """The working folder of a page, and `zoo` and `python` on PATH."""
     folder, tools = tmp_path / "clone", tmp_path / "bin"
     folder.mkdir()
     tools.mkdir()
@@ -138,8 +138,10 @@ def test_page_runs(page: Path, clone: Path) -> None:
             exec(compile(block.code, block.place, "exec"), namespace)
         elif block.runs and block.language == "python":
             shell(block.place, f"python - <<'END'\n{block.code}END")
+        elif block.runs and own:
+            shell(block.place, block.code)
         elif block.runs:
-            for command in [block.code] if own else block.commands:
+            for command in block.commands:
                 run(block.place, command)
 
 
@@ -154,7 +156,7 @@ def write(block: Block, folder: Path) -> None:
 
 def run(place: str, command: str) -> None:
     """Run one command. A plain `zoo ...` runs here, which saves the imports; bash says what its arguments are."""
-    if not command.startswith("zoo ") or SHELL.search(command) or "\n" in command.strip():
+    if not command.startswith("zoo ") or SHELL.search(command):
         shell(place, command)
         return
     words = shell(place, f"printf '%s\\0' {command.removeprefix('zoo ')}").split("\0")[:-1]

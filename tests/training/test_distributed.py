@@ -15,6 +15,7 @@ import zoo
 from zoo.training.snapshots import last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)
 CRITIC = [
     "+objective.critic._target_=zoo.objectives.PatchCritic",
     "+objective.critic.channels=32",

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import zoo
@@ -17,7 +18,7 @@ from zoo.training import train
 from zoo.training.snapshots import checkpoints, last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT = 120
+WAIT = 250
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
@@ -52,6 +53,7 @@ def tensors(run: Path) -> dict[str, Any]:
     return {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
 
 
+@pytest.mark.timeout(900)
 def test_killed_twice_equals_uninterrupted(small: list[str], tmp_path: Path, same: Any) -> None:
     options = [*small, "trainer.max_steps=80", "trainer.threads=1", "trainer.log_every=10", "trainer.validate_every=20"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
