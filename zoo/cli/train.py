@@ -25,7 +25,7 @@ def train(
     Examples:
       zoo train titok_tiny data.root=photos trainer.max_steps=1000
       zoo train onedpiece_s256 data.root=/data/imagenet/train trainer.devices=8
-      zoo train titok_tiny data.root=photos tokenizer.quantizer.codebook_size=4096 run_dir=runs/titok_4096
+      zoo train titok_tiny data.root=photos quantizer=fsq run_dir=runs/titok_fsq
     """
     from zoo.store.cards import list_recipes, unknown
 
