@@ -86,6 +86,13 @@ def test_orders_by_hand() -> None:
     assert batch.to_ids("delay").tolist() == [[0, pad, 1, 15, 2, 16, pad, 17]]
 
 
+def test_empty_codes_have_empty_streams() -> None:
+    empty = Tokens(torch.zeros(2, 0, 3, dtype=torch.int64), (4, 4, 4))
+    assert empty.to_ids().shape == (2, 0)
+    assert (empty.to_ids("delay") == empty.vocabulary_size).all()
+    assert back(empty.to_ids("delay"), empty, "delay", 0).equal(empty)
+
+
 def test_frames_follow_snac() -> None:
     """One coarse token, then depth first: c0 m0 f0 f1 m1 f2 f3, as SNAC's language models read it."""
     indices = torch.arange(14).view(1, 14, 1)  # two frames: scales 2, 4, 8
@@ -269,3 +276,9 @@ def test_construction_names_what_is_wrong() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Tokens(*arguments)  # type: ignore[arg-type]
+
+
+def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    Tokens(torch.zeros(1, 1, 1, dtype=torch.int64), (4,)).save(tmp_path / "tokens")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "tokens").stat().st_mode == (tmp_path / "other").stat().st_mode

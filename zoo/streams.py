@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["Ranges", "StreamOrder", "from_ids", "to_ids"]
 
@@ -39,7 +40,7 @@ def to_ids(
     padding = start + _vocabulary(sizes, ranges)
     ids = torch.where(mask[..., None], indices + offsets, padding).reshape(batch, count * depth)
     cells = _cells(count, depth, ranges.scales, order).to(indices.device)
-    return torch.where(cells == EMPTY, padding, ids[:, cells.clamp_min(0)])
+    return F.pad(ids, (0, 1), value=padding)[:, cells]  # EMPTY is -1: the padding just put last
 
 
 def from_ids(

@@ -248,15 +248,15 @@ class Tokens:
         """
         from safetensors.torch import save_file
 
-        target = Path(path)
+        from zoo.store.files import replacing
+
         tensors = {"indices": self.indices.to(_narrow(self.codebook_sizes))}
         for name in ("lengths", "size", "latents"):
             if (tensor := getattr(self, name)) is not None:
                 tensors[name] = tensor
         layout = json.dumps({name: getattr(self, name) for name in _LAYOUT})
-        temporary = target.with_name(target.name + ".part")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {**metadata, "tokens": layout})
-        temporary.replace(target)
+        with replacing(path) as draft:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, draft, {**metadata, "tokens": layout})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -23,7 +23,7 @@ def train(
 
     \b
     Examples:
-      zoo train titok_tiny data.root=photos trainer.max_steps=1000
+      zoo train titok_tiny trainer.max_steps=20
       zoo train onedpiece_s256 data.root=/data/imagenet/train trainer.devices=8
       zoo train titok_tiny data.root=photos quantizer=fsq run_dir=runs/titok_fsq
     """
