@@ -52,7 +52,8 @@ class PyramidEncoder(nn.Module):
         if image_size % patch_size or any((image_size // patch_size) % side for side in self.levels[-1]):
             raise ValueError(f"levels {self.levels} do not divide {image_size} pixels in patches of {patch_size}")
         self.image_size, self.dim = image_size, dim
-        self.num_tokens = sum(h * w for h, w in self.levels)
+        self.scales = tuple(h * w for h, w in self.levels)
+        self.num_tokens = sum(self.scales)
         self.patch = nn.Conv2d(3, conv_width, patch_size, stride=patch_size)
         self.convs = nn.Sequential(*(ResidualConv(conv_width) for _ in range(conv_depth)))
         self.embedding = nn.Linear(conv_width, width)

@@ -41,4 +41,7 @@ def train(
         from zoo.training import train as run
     except ImportError as error:
         stop(f"training needs {error.name}; install it with: pip install 'tokenizer-zoo[train]'")
-    run(recipe, list(overrides or []))
+    try:
+        run(recipe, list(overrides or []))
+    except (KeyError, ValueError) as error:
+        stop(str(error.args[0]) if error.args else repr(error))

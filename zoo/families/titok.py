@@ -88,6 +88,7 @@ class TiTok(Tokenizer):
             num_tokens=encoder.num_tokens,
             order=self.order,
             flexible=self.flexible,
+            scales=encoder.scales if isinstance(encoder, PyramidEncoder) else (),
         )
 
     def forward(self, x: Tensor) -> Reconstruction:

@@ -28,6 +28,11 @@ from zoo.training.snapshots import Snapshots, last_checkpoint
 
 __all__ = ["resolve", "train"]
 
+NUMBERS = {
+    "optimizer": ("lr", "eps", "weight_decay"),
+    "schedule": ("warmup_steps", "final"),
+    "trainer": ("max_steps", "accumulate", "log_every", "validate_every", "checkpoint_minutes", "keep_checkpoints"),
+}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -93,7 +98,7 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises:
         KeyError: no such recipe.
-        ValueError: an override or a missing value (`???`).
+        ValueError: an override, a missing value (`???`), or text where a number belongs.
     """
     node = compose(recipe, [*overrides, f"+name={recipe}"])
     try:
@@ -103,6 +108,10 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"recipe {recipe!r}: {error}; give it on the command line, for example data.root=DIR"
         ) from error
     assert isinstance(config, dict)
+    for section, names in NUMBERS.items():
+        for name in names:
+            if not isinstance(value := config[section][name], int | float):
+                raise ValueError(f"{section}.{name} is a number, got {value!r}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -249,5 +258,6 @@ def _quiet() -> None:
         ".*exists and is not empty.*",
         ".*in eval mode at the start of training.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*Total length of `list` across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message)
