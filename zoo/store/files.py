@@ -14,8 +14,8 @@ __all__ = ["replacing"]
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` with the same suffix, renamed to it when the block ends without an error.
 
-    Missing parent folders are made; after an error nothing is left behind. The file gets the permissions of any new file,
-    even where its writer (safetensors) makes private ones.
+    Missing parent folders are made; after an error nothing is left behind. The file gets the permissions of any new
+    file, even where its writer (safetensors) makes private ones.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
