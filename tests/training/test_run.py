@@ -295,5 +295,5 @@ def test_command_line(capsys: pytest.CaptureFixture[str], small: list[str]) -> N
     assert main(["--help"]) == 0
     assert main(["titok_tny"]) == 2
     assert "titok_tiny" in capsys.readouterr().err
-    assert main([RECIPE]) == 2
+    assert main(["onedpiece_tiny_128"]) == 2
     assert "data.root" in capsys.readouterr().err
