@@ -4,6 +4,7 @@ from .base import Quantized, Quantizer
 from .fsq import FSQ
 from .kl import KL
 from .lfq import LFQ
+from .packing import pack, unpack
 from .vq import VQ
 
-__all__ = ["FSQ", "KL", "LFQ", "VQ", "Quantized", "Quantizer"]
+__all__ = ["FSQ", "KL", "LFQ", "VQ", "Quantized", "Quantizer", "pack", "unpack"]

@@ -9,22 +9,32 @@ from torch import Tensor
 from .distributed import all_gather_rows, all_reduce_sum, broadcast_first, world_size
 from .nearest import nearest_code
 
-__all__ = ["cluster_totals", "ema_codes", "kmeans", "norm_ema_codes", "replace_rows", "sample_rows", "update_average"]
+__all__ = ["cluster_totals", "ema_codes", "kmeans", "norm_ema_codes", "sample_rows", "update_average"]
 
 
-def cluster_totals(x: Tensor, indices: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def cluster_totals(
+    x: Tensor, indices: Tensor, size: int, mask: Tensor | None = None, *, over_ranks: bool = True
+) -> tuple[Tensor, Tensor]:
     """Vectors assigned to each code, counted and summed over all ranks.
 
     Args:
         x: (N, D) float32 vectors.
         indices: (N,) int64 code of each vector, in [0, size).
         size: codes in the codebook.
+        mask: (N,) bool, False for vectors that do not count.
+        over_ranks: False for this rank's vectors alone.
 
     Returns:
         Counts (size,) and sums (size, D), float32.
     """
-    rows = torch.cat((x.detach(), x.new_ones(len(x), 1)), dim=1)
-    totals = all_reduce_sum(x.new_zeros(size, x.shape[1] + 1).index_add_(0, indices, rows))
+    x = x.detach()
+    weights = x.new_ones(len(x)) if mask is None else mask.to(x.dtype)
+    rows = x if mask is None else x * weights[:, None]
+    totals = x.new_zeros(size, x.shape[1] + 1)
+    totals[:, :-1].index_add_(0, indices, rows)
+    totals[:, -1].index_add_(0, indices, weights)
+    if over_ranks:
+        totals = all_reduce_sum(totals)
     return totals[:, -1], totals[:, :-1]
 
 
@@ -97,9 +107,3 @@ def kmeans(x: Tensor, means: Tensor, iterations: int, *, normalize: bool = False
             updated = F.normalize(updated, dim=-1)
         means = torch.where(counts[:, None] > 0, updated, means)
     return broadcast_first(means.contiguous()), counts
-
-
-def replace_rows(target: Tensor, rows: Tensor, mask: Tensor) -> None:
-    """Overwrite the masked entries along the first axis of `target` in place."""
-    shape = (-1,) + (1,) * (target.ndim - 1)
-    target.copy_(torch.where(mask.view(shape), rows, target))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .distributed import all_reduce_sum, world_size
 
@@ -14,6 +16,7 @@ __all__ = ["Entropies", "EntropyFloor", "binary_entropies", "softmax_entropies"]
 
 EntropyFloor = Literal["add", "clamp"]
 _FLOOR = 1e-5
+_BLOCK = 2**24  # 64 MiB of affinities
 
 
 class Entropies(NamedTuple):
@@ -28,15 +31,41 @@ class Entropies(NamedTuple):
     batch: Tensor
 
 
-def softmax_entropies(logits: Tensor) -> Entropies:
-    """Entropies of softmax(logits), logits (N, K); the batch term is -p log(p + 1e-5), as in LlamaGen."""
-    log_p = F.log_softmax(logits, dim=-1)
-    p = log_p.exp()
-    per_sample = -(p * log_p).sum() / max(len(logits), 1)
-    return Entropies(per_sample, _entropy(_average(p.sum(0), len(logits)), "add").sum())
+def softmax_entropies(
+    affinities: Callable[[Tensor], Tensor], x: Tensor, size: int, mask: Tensor | None = None
+) -> Entropies:
+    """Entropies of softmax(affinities(x)) over `size` codes; the batch term is -p log(p + 1e-5), as in LlamaGen.
+
+    Rows are taken in blocks whose probabilities are computed again for the gradient, so that at most 2**24 of the
+    N x K affinities exist at a time.
+
+    Args:
+        affinities: (R, D) vectors to (R, K) logits.
+        x: (N, D) vectors.
+        size: codes K.
+        mask: (N,) bool, False for vectors that do not count.
+    """
+    weights = x.new_ones(len(x), 1) if mask is None else mask.to(x.dtype)[:, None]
+    rows = max(_BLOCK // size, 1)
+
+    def block(part: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(affinities(part), dim=-1)
+        p = log_p.exp() * weight
+        return -(p * log_p).sum(), p.sum(0)
+
+    if len(x) <= rows:
+        sums = [block(x, weights)]
+    else:
+        parts = zip(x.split(rows), weights.split(rows), strict=True)
+        sums = [checkpoint(block, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    per_sample, total = (torch.stack(terms).sum(0) for terms in zip(*sums, strict=True))
+    count = weights.sum()
+    return Entropies(per_sample / count.clamp_min(1), _entropy(_average(total, count), "add").sum())
 
 
-def binary_entropies(logits: Tensor, group_bits: int, floor: EntropyFloor = "add") -> Entropies:
+def binary_entropies(
+    logits: Tensor, group_bits: int, floor: EntropyFloor = "add", mask: Tensor | None = None
+) -> Entropies:
     """Entropies over the 2^G codes made of G independent bits, P(bit = 1) = sigmoid(logit).
 
     The per-sample entropy of independent bits is the sum of their entropies: exact. The batch entropy needs the
@@ -51,22 +80,26 @@ def binary_entropies(logits: Tensor, group_bits: int, floor: EntropyFloor = "add
         floor: "add": exact per-sample entropy, batch -p log(p + 1e-5) (Open-MAGVIT2); "clamp": both
             -p log(max(p, 1e-5)) (vector-quantize-pytorch), which materialises N x 2^group_bits probabilities and sums
             the per-sample term over groups.
+        mask: (N,) bool, False for positions that do not count.
 
     Returns:
         Entropies of all G bits together.
     """
-    count, bits = logits.shape
+    bits = logits.shape[1]
+    weights = logits.new_ones(len(logits), 1) if mask is None else mask.to(logits.dtype)[:, None]
+    count = weights.sum()
     per_sample, batch = logits.new_zeros(()), logits.new_zeros(())
     if floor == "add":
         margin = logits.abs()
-        per_sample = (F.softplus(-margin) + margin * (-margin).sigmoid()).sum() / max(count, 1)
+        entropies = F.softplus(-margin) + margin * (-margin).sigmoid()
+        per_sample = (entropies * weights).sum() / count.clamp_min(1)
     for group in logits.tensor_split(-(-bits // group_bits), dim=1):
         left, right = (_joint(half) for half in group.tensor_split(2, dim=1))
         if floor == "clamp":
             joint = (left[:, :, None] * right[:, None, :]).flatten(1)
-            per_sample = per_sample + _entropy(joint, floor).sum() / max(count, 1)
+            per_sample = per_sample + (_entropy(joint, floor) * weights).sum() / count.clamp_min(1)
         with torch.autocast(logits.device.type, enabled=False):
-            total = left.T @ right
+            total = (left * weights).T @ right
         batch = batch + _entropy(_average(total, count), floor).sum()
     return Entropies(per_sample, batch)
 
@@ -84,14 +117,14 @@ def _entropy(p: Tensor, floor: EntropyFloor) -> Tensor:
     return -p * (p + _FLOOR if floor == "add" else p.clamp_min(_FLOOR)).log()
 
 
-def _average(total: Tensor, count: int) -> Tensor:
+def _average(total: Tensor, count: Tensor) -> Tensor:
     """Average of probabilities over all positions of all ranks, from this rank's sum over `count` of them.
 
     The gradient to this rank's sum is scaled by the world size, so that the mean over ranks that data-parallel
     training takes is the gradient of the global average.
     """
     if world_size() == 1:
-        return total / max(count, 1)
-    shared = all_reduce_sum(torch.cat((total.detach().flatten(), total.new_tensor([count, 1]))))
+        return total / count.clamp_min(1)
+    shared = all_reduce_sum(torch.cat((total.detach().flatten(), count.detach()[None], count.new_ones(1))))
     positions, ranks = shared[-2].clamp_min(1), shared[-1]
     return shared[:-2].view_as(total) / positions + (total - total.detach()) * (ranks / positions)

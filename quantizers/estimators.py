@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["rotation_trick", "straight_through"]
+__all__ = ["ESTIMATORS", "rotation_trick", "straight_through"]
+
+ESTIMATORS = ("straight_through", "rotation", "none")
 
 _EPS = 1e-6
 
@@ -15,9 +17,9 @@ def straight_through(z: Tensor, codes: Tensor) -> Tensor:
     """Value of `codes`, gradient of the identity to `z` (arXiv 1308.3432).
 
     Written as q + (z - z): the bracket is exactly zero, so the forward value is bit-equal to the code, which
-    z + (q - z) misses in a third of float32 elements.
+    z + (q - z) misses in a third of float32 elements. What gradient `codes` carry themselves stays.
     """
-    return codes.detach() + (z - z.detach())
+    return codes + (z - z.detach())
 
 
 def rotation_trick(z: Tensor, codes: Tensor, max_scale: float = 10.0) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .base import Quantized, Quantizer
-from .estimators import straight_through
 
 __all__ = ["FSQ"]
 
@@ -47,13 +46,13 @@ class FSQ(Quantizer):
         self.dim = len(self.levels)
         self.codebook_sizes = (math.prod(self.levels),)
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """Quantize (B, N, len(levels)) unbounded latents; the loss is 0.
 
         Raises:
             ValueError: z is not floating-point or not (B, N, len(levels)).
         """
-        z = self._check_latents(z)
+        z = self._check_latents(z, mask)
         levels, strides = self._radix(z.device)
         if self.symmetric:
             soft = z.tanh()
@@ -66,7 +65,7 @@ class FSQ(Quantizer):
             soft = bounded / (levels // 2)
         codes = self._codes(digits, levels)
         indices = (digits * strides).sum(-1, keepdim=True)
-        return Quantized(straight_through(soft, codes) if self.training else codes, indices, z.new_zeros(()))
+        return Quantized(self._estimate(soft, codes), indices, z.new_zeros(()))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (B, N, len(levels)) in [-1, 1] of indices (B, N, 1).

@@ -34,11 +34,17 @@ class KL(Quantizer):
         self.codebook_sizes = ()
         self.weight = weight
 
-    def forward(self, z: Tensor, *, generator: torch.Generator | None = None) -> Quantized:
+    @property
+    def input_dim(self) -> int:
+        """Means and log-variances: 2 * dim."""
+        return 2 * self.dim
+
+    def forward(self, z: Tensor, mask: Tensor | None = None, *, generator: torch.Generator | None = None) -> Quantized:
         """Pass (B, N, 2 * dim) through the bottleneck.
 
         Args:
             z: means and log-variances, concatenated along the last axis.
+            mask: (B, N) bool, False for padding, which does not count in the loss.
             generator: source of the training noise; the global one by default.
 
         Returns:
@@ -47,7 +53,7 @@ class KL(Quantizer):
         Raises:
             ValueError: z is not floating-point or not (B, N, 2 * dim).
         """
-        mean, logvar = self.posterior(z)
+        mean, logvar = self.posterior(z, mask)
         kl = self.divergence(mean, logvar).sum() / max(len(mean), 1)
         latents = mean
         if self.training:
@@ -56,9 +62,9 @@ class KL(Quantizer):
         indices = torch.empty(*mean.shape[:2], 0, dtype=torch.int64, device=mean.device)
         return Quantized(latents, indices, self.weight * kl, {"kl": kl})
 
-    def posterior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, z: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and clamped log-variance, (B, N, dim) float32 each, from (B, N, 2 * dim)."""
-        mean, logvar = self._check_latents(z, 2 * self.dim).chunk(2, dim=-1)
+        mean, logvar = self._check_latents(z, mask).chunk(2, dim=-1)
         return mean, logvar.clamp(-30, 20)
 
     @staticmethod

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .base import Quantized, Quantizer, mean
 from .entropy import Entropies, EntropyFloor, binary_entropies
-from .estimators import straight_through
 
 __all__ = ["LFQ"]
 
@@ -87,26 +86,26 @@ class LFQ(Quantizer):
         self.entropy_floor: EntropyFloor = entropy_floor
         self._scale = 1 / math.sqrt(bits) if spherical else 1.0
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """Quantize (B, N, bits * num_codebooks); parts: "commitment", and "per_sample_entropy" and "batch_entropy"
         while training with `entropy` > 0.
 
         Raises:
             ValueError: z is not floating-point or not (B, N, bits * num_codebooks).
         """
-        z = self._check_latents(z).unflatten(-1, (self.num_codebooks, self.bits))
+        z = self._check_latents(z, mask).unflatten(-1, (self.num_codebooks, self.bits))
         if self.spherical:
             z = F.normalize(z, dim=-1)
         ones = z > 0
         codes = self._codes(ones)
         indices = (ones.long() << self._shifts(z.device)).sum(-1)
-        parts = {"commitment": mean((codes - z).square())}
+        parts = {"commitment": mean((codes - z).square(), mask)}
         loss = self.commitment * parts["commitment"]
         if self.training and self.entropy > 0:
-            entropies = self._entropies(z)
+            entropies = self._entropies(z, mask)
             parts["per_sample_entropy"], parts["batch_entropy"] = entropies
             loss = loss + self.entropy * (entropies.per_sample - self.diversity * entropies.batch)
-        latents = straight_through(z, codes) if self.training else codes
+        latents = self._estimate(z, codes)
         return Quantized(latents.flatten(2), indices, loss, parts)
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -126,9 +125,10 @@ class LFQ(Quantizer):
         shifts = torch.arange(self.bits, device=device)
         return shifts if self.first_bit == "least" else shifts.flip(0)
 
-    def _entropies(self, z: Tensor) -> Entropies:
+    def _entropies(self, z: Tensor, mask: Tensor | None) -> Entropies:
         logits = z.flatten(0, 1) * (4 * self._scale / self.temperature)
-        found = [binary_entropies(part, self.entropy_bits, self.entropy_floor) for part in logits.unbind(1)]
+        rows = None if mask is None else mask.flatten()
+        found = [binary_entropies(part, self.entropy_bits, self.entropy_floor, rows) for part in logits.unbind(1)]
         per_sample, batch = (torch.stack(terms).mean() for terms in zip(*found, strict=True))
         return Entropies(per_sample, batch)
 

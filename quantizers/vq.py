@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Quantized, Quantizer, mean
-from .codebook import cluster_totals, ema_codes, kmeans, norm_ema_codes, replace_rows, sample_rows, update_average
-from .distributed import broadcast_first, world_size
-from .entropy import softmax_entropies
-from .estimators import rotation_trick, straight_through
+from .codebook import cluster_totals, ema_codes, norm_ema_codes, update_average
+from .distributed import world_size
+from .entropy import Entropies, softmax_entropies
 from .nearest import nearest_code
+from .upkeep import align_ranks, replace_dead_codes, start_codebook
 
 __all__ = ["VQ"]
 
@@ -24,7 +24,7 @@ class VQ(Quantizer):
         index = argmin_k |z - e_k|^2,    q = e_index
         loss = commitment * mean((sg[q] - z)^2) + codebook_loss * mean((q - sg[z])^2)
 
-    Means run over all elements. `normalize=True` projects latents and codes onto the unit sphere before everything
+    Means run over all elements of real positions. `normalize=True` projects latents and codes onto the unit sphere before everything
     else, the losses included. Loss weights of known recipes:
 
     - TiTok, LlamaGen: commitment=0.25, codebook_loss=1 (the defaults);
@@ -47,29 +47,39 @@ class VQ(Quantizer):
             direction of their latents (BEiT v2, arXiv 2208.06366; needs `normalize`). Buffers ignore `codebook_loss`.
         commitment: weight of the term that draws latents to codes.
         codebook_loss: weight of the term that draws codes to latents.
-        estimator: gradient to z, "straight_through" or "rotation" (`estimators`).
+        estimator: gradient to z, "straight_through", "rotation" or "none" (`estimators`).
         decay: of the moving averages, per training forward.
-        kmeans_init: start the codebook from k-means on the first training batch (never in eval). Run that batch
-            outside torch.compile.
+        kmeans_init: start the codebook from k-means on the first training batch (never in eval).
         kmeans_iterations: Lloyd updates of that start.
         dead_code_threshold: a code whose average count falls below this share of the uniform K-th is replaced by a
-            latent of the current batch; 0 switches replacement off.
+            latent of the current batch; 0 switches replacement off. EMA codes are replaced after the search, before the
+            averages take the step in (Mimi); a learned codebook before the next search.
+        dead_code_interval: training forwards from one look for dead codes to the next.
+        orthogonality: weight of the mean squared cosine between codes, less the 1 / K that each has with itself (vector-
+            quantize-pytorch); needs learn="gradient". Computed from a D x D matrix, never K x K.
+        reference_bugs: behave as EnCodec, WavTokenizer and SpeechTokenizer do while training: replacements of dead codes
+            are overwritten by the moving average in the same step, so that none lasts, and every rank of a distributed
+            run follows its own data, so that codebooks drift apart.
         entropy: weight of per-sample minus batch entropy of softmax(-|z - e|^2 / entropy_temperature), training only
-            (LlamaGen); it holds all N x K affinities.
+            (LlamaGen).
         entropy_temperature: of that softmax.
 
     Attributes:
         codebook: (K, D) float32, raw; `codes` gives them as used.
         cluster_size: (K,) average count per training forward; present unless learning by gradient alone.
         cluster_sum: (K, D) average sum of assigned latents; present when learn="ema".
+        initialized: () bool, whether the k-means start has happened; present when kmeans_init.
+        steps: () int64, training forwards seen; present when dead_code_threshold > 0.
 
     Raises:
         ValueError: a size, weight or mode out of range.
     """
 
-    cluster_size: Tensor
-    cluster_sum: Tensor
-    initialized: Tensor
+    codebook: Tensor
+    cluster_size: Tensor | None
+    cluster_sum: Tensor | None
+    initialized: Tensor | None
+    steps: Tensor | None
 
     def __init__(
         self,
@@ -81,28 +91,33 @@ class VQ(Quantizer):
         learn: Literal["gradient", "ema", "norm_ema"] = "gradient",
         commitment: float = 0.25,
         codebook_loss: float = 1.0,
-        estimator: Literal["straight_through", "rotation"] = "straight_through",
+        estimator: Literal["straight_through", "rotation", "none"] = "straight_through",
         decay: float = 0.99,
         kmeans_init: bool = False,
         kmeans_iterations: int = 10,
         dead_code_threshold: float = 0.0,
+        dead_code_interval: int = 1,
+        orthogonality: float = 0.0,
+        reference_bugs: bool = False,
         entropy: float = 0.0,
         entropy_temperature: float = 0.01,
     ) -> None:
         super().__init__()
         _check_choice("metric", metric, ("l2", "cosine"))
         _check_choice("learn", learn, ("gradient", "ema", "norm_ema"))
-        _check_choice("estimator", estimator, ("straight_through", "rotation"))
-        if min(dim, codebook_size, kmeans_iterations) < 1:
+        self.estimator = self._check_estimator(estimator)
+        if min(dim, codebook_size, kmeans_iterations, dead_code_interval) < 1:
             raise ValueError(
-                "VQ expects dim, codebook_size and kmeans_iterations of at least 1, "
-                f"got {dim}, {codebook_size} and {kmeans_iterations}"
+                "VQ expects dim, codebook_size, kmeans_iterations and dead_code_interval of at least 1, "
+                f"got {dim}, {codebook_size}, {kmeans_iterations} and {dead_code_interval}"
             )
         if not 0 <= decay < 1 or not 0 <= dead_code_threshold < 1:
             raise ValueError(
                 "VQ expects decay and dead_code_threshold in [0, 1), "
                 f"got {decay} and {dead_code_threshold}; e.g. decay=0.99, dead_code_threshold=0.1"
             )
+        if orthogonality > 0 and learn != "gradient":
+            raise ValueError("VQ's orthogonality needs a codebook with gradients; set learn='gradient'")
         if learn == "norm_ema" and not normalize:
             raise ValueError("VQ learns by 'norm_ema' on the unit sphere only; set normalize=True or learn='ema'")
         self.dim = dim
@@ -113,11 +128,13 @@ class VQ(Quantizer):
         self.learn = learn
         self.commitment = commitment
         self.codebook_loss = codebook_loss
-        self.estimator = estimator
         self.decay = decay
         self.kmeans_init = kmeans_init
         self.kmeans_iterations = kmeans_iterations
         self.dead_code_threshold = dead_code_threshold
+        self.dead_code_interval = dead_code_interval
+        self.orthogonality = orthogonality
+        self.reference_bugs = reference_bugs
         self.entropy = entropy
         self.entropy_temperature = entropy_temperature
 
@@ -126,12 +143,11 @@ class VQ(Quantizer):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-        if learn == "ema":
-            self.register_buffer("cluster_sum", torch.empty(codebook_size, dim))
-        if learn != "gradient" or dead_code_threshold > 0:
-            self.register_buffer("cluster_size", torch.empty(codebook_size))
-        if kmeans_init:
-            self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        counted, summed = learn != "gradient" or dead_code_threshold > 0, learn == "ema"
+        self.register_buffer("cluster_size", torch.empty(codebook_size) if counted else None)
+        self.register_buffer("cluster_sum", torch.empty(codebook_size, dim) if summed else None)
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool) if kmeans_init else None)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64) if dead_code_threshold > 0 else None)
         self._may_start = kmeans_init  # host-side mirror of `not initialized`, checked anew after loading
         self._aligned = False
         self.reset_parameters()
@@ -142,38 +158,35 @@ class VQ(Quantizer):
             nn.init.uniform_(self.codebook, -1 / self.codebook_size, 1 / self.codebook_size)
             if self.learn != "gradient" and self.normalize:
                 self.codebook.copy_(F.normalize(self.codebook, dim=-1))
-            self._restart_averages(torch.ones(self.codebook_size, device=self.codebook.device))
-            if self.kmeans_init:
-                self.initialized.fill_(False)
+            if self.cluster_size is not None:
+                self.cluster_size.fill_(1)
+            if self.cluster_sum is not None:
+                self.cluster_sum.copy_(self.codebook)
+            for counter in (self.initialized, self.steps):
+                if counter is not None:
+                    counter.zero_()
         self._may_start = self.kmeans_init
 
     @property
     def codes(self) -> Tensor:
         """(K, D) float32 codes as looked up: of unit length when `normalize`."""
-        codebook = self.codebook.float()
-        return F.normalize(codebook, dim=-1) if self.normalize else codebook
+        return self._unit(self.codebook)
 
-    def forward(self, z: Tensor) -> Quantized:
-        """Quantize (B, N, dim); parts: "commitment", "codebook" (gradient learning), "per_sample_entropy" and
-        "batch_entropy" (when `entropy` > 0, training).
-
-        Raises:
-            ValueError: z is not floating-point or not (B, N, dim).
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize (B, N, dim); parts: "commitment", "codebook" (gradient learning), "orthogonality" (when its weight is
+        not 0), "per_sample_entropy" and "batch_entropy" (when `entropy` > 0, training).
         """
-        z = self._check_latents(z)
-        if self.normalize:
-            z = F.normalize(z, dim=-1)
+        z = self._unit(self._check_latents(z, mask))
+        rows, real = z.detach().flatten(0, 1), None if mask is None else mask.flatten()
         if self.training:
-            self._prepare(z.detach().flatten(0, 1))
+            self._prepare(rows, real)
         codes = self.codes
         indices = self._nearest(z, codes)
         chosen = F.embedding(indices, codes)
-        loss, parts = self._losses(z, chosen, codes)
-        latents = chosen.detach()
+        loss, parts = self._losses(z, chosen, codes, mask)
         if self.training:
-            self._track(z.detach().flatten(0, 1), indices.flatten())
-            latents = rotation_trick(z, chosen) if self.estimator == "rotation" else straight_through(z, chosen)
-        return Quantized(latents, indices[..., None], loss, parts)
+            self._track(rows, indices.flatten(), real)
+        return Quantized(self._estimate(z, chosen.detach()), indices[..., None], loss, parts)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (B, N, dim) of indices (B, N, 1).
@@ -183,81 +196,81 @@ class VQ(Quantizer):
         """
         return F.embedding(self._check_indices(indices)[..., 0], self.codes)
 
+    def _unit(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1) if self.normalize else x
+
     def _nearest(self, z: Tensor, codes: Tensor) -> Tensor:
         if self.metric == "cosine" and not self.normalize:
             z, codes = F.normalize(z, dim=-1), F.normalize(codes, dim=-1)
         return nearest_code(z, codes)
 
-    def _losses(self, z: Tensor, chosen: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        parts = {"commitment": mean((chosen.detach() - z).square())}
+    def _losses(
+        self, z: Tensor, chosen: Tensor, codes: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = {"commitment": mean((chosen.detach() - z).square(), mask)}
         loss = self.commitment * parts["commitment"]
         if self.learn == "gradient":
-            parts["codebook"] = mean((chosen - z.detach()).square())
+            parts["codebook"] = mean((chosen - z.detach()).square(), mask)
             loss = loss + self.codebook_loss * parts["codebook"]
+        if self.orthogonality > 0:
+            unit = F.normalize(codes, dim=-1)
+            with torch.autocast(z.device.type, enabled=False):
+                parts["orthogonality"] = (unit.T @ unit).square().sum() / len(unit) ** 2 - 1 / len(unit)
+            loss = loss + self.orthogonality * parts["orthogonality"]
         if self.entropy > 0 and self.training:
-            logits = self._affinities(z.flatten(0, 1), codes) / self.entropy_temperature
-            parts["per_sample_entropy"], parts["batch_entropy"] = softmax_entropies(logits)
-            loss = loss + self.entropy * (parts["per_sample_entropy"] - parts["batch_entropy"])
+            entropies = self._entropies(z, codes, mask)
+            parts["per_sample_entropy"], parts["batch_entropy"] = entropies
+            loss = loss + self.entropy * (entropies.per_sample - entropies.batch)
         return loss, parts
 
-    def _affinities(self, z: Tensor, codes: Tensor) -> Tensor:
-        """-|z - e|^2, summed in LlamaGen's order: a low temperature makes its rounding visible in the gradients."""
-        with torch.autocast(z.device.type, enabled=False):
-            return 2 * (z @ codes.T) - (z.square().sum(1, keepdim=True) + codes.square().sum(1))
+    def _entropies(self, z: Tensor, codes: Tensor, mask: Tensor | None) -> Entropies:
+        if self.learn != "gradient":
+            codes = codes.clone()  # the moving average writes into the buffer before the gradient is taken
+
+        def affinities(x: Tensor) -> Tensor:
+            """-|x - e|^2 in LlamaGen's order of sums: a low temperature makes its rounding visible in the gradients."""
+            with torch.autocast(x.device.type, enabled=False):
+                scores = 2 * (x @ codes.T) - (x.square().sum(1, keepdim=True) + codes.square().sum(1))
+            return scores / self.entropy_temperature
+
+        rows, real = z.flatten(0, 1), None if mask is None else mask.flatten()
+        return softmax_entropies(affinities, rows, self.codebook_size, real)
 
     @torch.no_grad()
-    def _prepare(self, x: Tensor) -> None:
-        """Before the search: equal ranks, k-means start, replacement of the codes found dead in earlier steps."""
-        if not self._aligned and world_size() > 1:
-            for tensor in (*self.parameters(), *self.buffers()):
-                tensor.copy_(broadcast_first(tensor.detach().clone()))
+    def _prepare(self, x: Tensor, real: Tensor | None) -> None:
+        """Before the search: equal ranks, k-means start, replacement of dead codes that have gradients."""
+        if not self._aligned and world_size() > 1 and not self.reference_bugs:
+            align_ranks([tensor.detach() for tensor in (*self.parameters(), *self.buffers())])
             self._aligned = True
-        if self._may_start:
-            self._start(x)
-        if self.dead_code_threshold > 0:
-            dead = self.cluster_size < self.dead_code_threshold * self.cluster_size.mean()
-            if torch.compiler.is_compiling() or bool(dead.any()):
-                self._revive(x, dead)
+        if self._may_start and self.initialized is not None:
+            codebook = self.codebook.detach()
+            averages, flag = (self.cluster_size, self.cluster_sum), self.initialized
+            start_codebook(x, real, codebook, *averages, flag, self.kmeans_iterations, self.normalize)
+            self._may_start = torch.compiler.is_compiling() or not bool(flag)
+        if self.learn == "gradient":
+            self._replace(x, real)
 
     @torch.no_grad()
-    def _track(self, x: Tensor, indices: Tensor) -> None:
+    def _track(self, x: Tensor, indices: Tensor, real: Tensor | None) -> None:
         """After the search: fold this step's assignments into the averages and, with EMA, move the codes."""
-        if self.learn == "gradient" and self.dead_code_threshold == 0:
+        if self.cluster_size is None:
             return
-        counts, sums = cluster_totals(x, indices, self.codebook_size)
+        if self.learn != "gradient":
+            self._replace(x, real)
+        counts, sums = cluster_totals(x, indices, self.codebook_size, real, over_ranks=not self.reference_bugs)
         update_average(self.cluster_size, counts, self.decay)
-        if self.learn == "ema":
+        if self.cluster_sum is not None:
             update_average(self.cluster_sum, sums, self.decay)
-            codes = ema_codes(self.cluster_size, self.cluster_sum)
-            self.codebook.copy_(F.normalize(codes, dim=-1) if self.normalize else codes)
+            self.codebook.copy_(self._unit(ema_codes(self.cluster_size, self.cluster_sum)))
         elif self.learn == "norm_ema":
             self.codebook.copy_(norm_ema_codes(self.codebook, counts, sums, self.decay))
 
-    def _start(self, x: Tensor) -> None:
-        if not bool(self.initialized):
-            means = sample_rows(x, self.codebook_size, self.codes)
-            means, counts = kmeans(x, means, self.kmeans_iterations, normalize=self.normalize)
-            if not bool(counts.any()):  # the batches of all ranks are empty: try again on the next
-                return
-            self.codebook.copy_(means)
-            self._restart_averages(counts.clamp_min(1))
-            self.initialized.fill_(True)
-        self._may_start = False
-
-    def _revive(self, x: Tensor, dead: Tensor) -> None:
-        """Put latents in the place of dead codes, with an average share of the counts, so that they last."""
-        rows = sample_rows(x, self.codebook_size, self.codes)
-        replace_rows(self.codebook, rows, dead)
-        share = self.cluster_size.mean().expand(self.codebook_size)
-        replace_rows(self.cluster_size, share, dead)
-        if self.learn == "ema":
-            replace_rows(self.cluster_sum, rows * share[:, None], dead)
-
-    def _restart_averages(self, counts: Tensor) -> None:
-        if "cluster_size" in self._buffers:
-            self.cluster_size.copy_(counts)
-        if "cluster_sum" in self._buffers:
-            self.cluster_sum.copy_(self.codebook * counts[:, None])
+    def _replace(self, x: Tensor, real: Tensor | None) -> None:
+        if self.cluster_size is None or self.steps is None or self.reference_bugs:
+            return
+        codebook, averages = self.codebook.detach(), (self.cluster_size, self.cluster_sum)
+        rule = (self.dead_code_interval, self.dead_code_threshold)
+        replace_dead_codes(x, real, codebook, *averages, self.steps, *rule)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

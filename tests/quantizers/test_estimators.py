@@ -37,7 +37,7 @@ def test_straight_through_passes_the_gradient_on() -> None:
     upstream = torch.randn(5, 3)
     straight_through(z, codes).backward(upstream)
     assert z.grad is not None and torch.equal(z.grad, upstream)
-    assert codes.grad is None
+    assert codes.grad is not None and torch.equal(codes.grad, upstream)  # what the codes' own parameters receive
 
 
 def test_rotation_carries_latents_onto_codes() -> None:

@@ -1,0 +1,5 @@
+"""Quantizers of several scales."""
+
+from .case import Case
+
+CASES: dict[str, Case] = {}

@@ -1,0 +1,5 @@
+"""Residual quantizers."""
+
+from .case import Case
+
+CASES: dict[str, Case] = {}

@@ -1,0 +1,133 @@
+"""vector-quantize-pytorch: eval and train, output and loss gradients apart."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizers import FSQ, LFQ, VQ, Quantizer
+
+from .common import Check, Projected, Signal, allow_only, assert_close, load
+
+
+def vqp_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(
+        config,
+        dim=None,
+        codebook_dim=None,
+        codebook_size=None,
+        decay=None,
+        commitment_weight=None,
+        use_cosine_sim=None,
+        rotation_trick=None,
+        learnable_codebook=None,
+        ema_update=None,
+        accept_image_fmap=None,
+        threshold_ema_dead_code={0},
+    )
+    weight, learnable = config.get("commitment_weight", 1.0), config.get("learnable_codebook", False)
+    quantizer = VQ(
+        config.get("codebook_dim", config["dim"]),
+        config["codebook_size"],
+        normalize=config.get("use_cosine_sim", False),
+        learn="gradient" if learnable else "ema",
+        commitment=weight,
+        codebook_loss=weight,
+        estimator="rotation" if config.get("rotation_trick", True) else "straight_through",
+        decay=config.get("decay", 0.8),
+    )
+    names = {"codebook": "embed"} if learnable else VQP_BUFFERS
+    load(quantizer, {ours: state[f"_codebook.{theirs}"][0] for ours, theirs in names.items()})
+    run_vqp(quantizer, state, io, config.get("accept_image_fmap", False), parts={"commitment": "commitment"})
+    after = {f"train.state_after._codebook.{theirs}": ours for ours, theirs in VQP_BUFFERS.items()}
+    for theirs, ours in after.items():
+        if theirs in io:
+            assert_close(theirs, quantizer.state_dict()[ours], io[theirs][0])
+    if learnable:
+        assert quantizer.codebook.grad is not None
+        assert_close("codebook gradient", quantizer.codebook.grad, io["train.grad._codebook.embed"][0])
+
+
+VQP_BUFFERS = {"codebook": "embed", "cluster_size": "cluster_size", "cluster_sum": "embed_avg"}
+
+
+def vqp_fsq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(config, levels=None, dim=None, preserve_symmetry=None)
+    quantizer = FSQ(config["levels"], symmetric=config.get("preserve_symmetry", False))
+    run_vqp(quantizer, state, io, channel_first=False, parts={})
+
+
+def vqp_lfq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(
+        config,
+        dim=None,
+        codebook_size=None,
+        num_codebooks=None,
+        spherical=None,
+        entropy_loss_weight=None,
+        commitment_loss_weight=None,
+        diversity_gamma=None,
+    )
+    quantizer = LFQ(
+        config["codebook_size"].bit_length() - 1,
+        num_codebooks=config.get("num_codebooks", 1),
+        spherical=config.get("spherical", False),
+        commitment=config.get("commitment_loss_weight", 0.0),
+        entropy=config.get("entropy_loss_weight", 0.1),
+        diversity=config.get("diversity_gamma", 1.0),
+        first_bit="most",
+        entropy_floor="clamp",
+    )
+    parts = {name: name for name in ("per_sample_entropy", "batch_entropy", "commitment")}
+    run_vqp(quantizer, state, io, channel_first=False, parts=parts)
+
+
+def run_vqp(
+    quantizer: Quantizer,
+    state: dict[str, Tensor],
+    io: dict[str, Tensor],
+    channel_first: bool,
+    parts: dict[str, str],
+) -> None:
+    module, signal = Projected(quantizer, state), Signal(io["latents"], channel_first)
+    module.eval()
+    output, out = module(signal.flat(io["latents"]))
+    shape = io["eval.indices"].shape
+    assert torch.equal(out.indices.view(shape), io["eval.indices"])
+    assert_close("eval output", signal.like(output), io["eval.quantised"])
+    assert torch.equal(module.lookup(out.indices), output)
+    assert_close("decoded", signal.like(module.lookup(out.indices)), io["eval.decoded_from_indices"])
+
+    module.train()
+    latents = io["latents"].clone().requires_grad_()
+    output, out = module(signal.flat(latents))
+    assert torch.equal(out.indices.view(shape), io["train.indices"])
+    assert_close("train output", signal.like(output), io["train.quantised"])
+    for ours, theirs in parts.items():
+        assert_close(ours, out.parts[ours], io[f"train.loss.{theirs}"])
+    # One undetached error of weight w is our two terms of weight w each: same gradients, twice the value.
+    value = out.loss / 2 if "codebook" in out.parts else out.loss
+    if "train.loss.total" in io:
+        assert_close("loss", value, io["train.loss.total"])
+
+    output_part = (signal.like(output) * io["train.grad_output"]).sum()
+    parameters = dict(module.named_parameters())
+    (by_output,) = torch.autograd.grad(output_part, latents, retain_graph=True)
+    assert_close("gradient of the output", by_output, io["train.grad_latents.output_only"])
+    if out.loss.requires_grad:
+        (by_loss,) = torch.autograd.grad(out.loss, latents, retain_graph=True)
+        assert_close("gradient of the loss", by_loss, io["train.grad_latents.loss_only"])
+    (output_part + out.loss).backward()
+    assert latents.grad is not None
+    assert_close("gradient", latents.grad, io["train.grad_latents"])
+    for name, parameter in parameters.items():
+        if f"train.grad.{name}" in io:
+            assert parameter.grad is not None
+            assert_close(f"gradient of {name}", parameter.grad, io[f"train.grad.{name}"])
+
+
+PORTS: dict[str, Check] = {
+    "vector_quantize_pytorch.vector_quantize_pytorch.VectorQuantize": vqp_vq,
+    "vector_quantize_pytorch.finite_scalar_quantization.FSQ": vqp_fsq,
+    "vector_quantize_pytorch.lookup_free_quantization.LFQ": vqp_lfq,
+}
