@@ -5,6 +5,7 @@ from .fsq import FSQ
 from .kl import KL
 from .lfq import LFQ
 from .packing import pack, unpack
+from .projected import Projected
 from .vq import VQ
 
-__all__ = ["FSQ", "KL", "LFQ", "VQ", "Quantized", "Quantizer", "pack", "unpack"]
+__all__ = ["FSQ", "KL", "LFQ", "VQ", "Projected", "Quantized", "Quantizer", "pack", "unpack"]

@@ -14,7 +14,7 @@ def check_finite(z: Tensor, name: str) -> Tensor:
     Compiled and exported graphs check as well, by an assertion that does not tell the place.
 
     Raises:
-        ValueError: a value is NaN or infinite; the message tells how many positions are concerned and where the first is.
+        ValueError: a value is NaN or infinite; the message tells how many positions are concerned and the first.
     """
     if z.device.type == "meta":
         return z

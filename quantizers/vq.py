@@ -24,8 +24,8 @@ class VQ(Quantizer):
         index = argmin_k |z - e_k|^2,    q = e_index
         loss = commitment * mean((sg[q] - z)^2) + codebook_loss * mean((q - sg[z])^2)
 
-    Means run over all elements of real positions. `normalize=True` projects latents and codes onto the unit sphere before everything
-    else, the losses included. Loss weights of known recipes:
+    Means run over all elements of real positions. `normalize=True` projects latents and codes onto the unit sphere
+    before everything else, the losses included. Loss weights of known recipes:
 
     - TiTok, LlamaGen: commitment=0.25, codebook_loss=1 (the defaults);
     - taming-transformers as published, whose beta sits on the codebook term: commitment=1, codebook_loss=0.25;
@@ -55,11 +55,11 @@ class VQ(Quantizer):
             latent of the current batch; 0 switches replacement off. EMA codes are replaced after the search, before the
             averages take the step in (Mimi); a learned codebook before the next search.
         dead_code_interval: training forwards from one look for dead codes to the next.
-        orthogonality: weight of the mean squared cosine between codes, less the 1 / K that each has with itself (vector-
-            quantize-pytorch); needs learn="gradient". Computed from a D x D matrix, never K x K.
-        reference_bugs: behave as EnCodec, WavTokenizer and SpeechTokenizer do while training: replacements of dead codes
-            are overwritten by the moving average in the same step, so that none lasts, and every rank of a distributed
-            run follows its own data, so that codebooks drift apart.
+        orthogonality: weight of the mean squared cosine between codes, less the 1 / K of each with itself
+            (vector-quantize-pytorch); needs learn="gradient". Computed from a D x D matrix, never K x K.
+        reference_bugs: behave as EnCodec, WavTokenizer and SpeechTokenizer do while training: replacements of dead
+            codes are overwritten by the moving average in the same step, so that none lasts, and every rank of a
+            distributed run follows its own data, so that codebooks drift apart.
         entropy: weight of per-sample minus batch entropy of softmax(-|z - e|^2 / entropy_temperature), training only
             (LlamaGen).
         entropy_temperature: of that softmax.
@@ -173,8 +173,8 @@ class VQ(Quantizer):
         return self._unit(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize (B, N, dim); parts: "commitment", "codebook" (gradient learning), "orthogonality" (when its weight is
-        not 0), "per_sample_entropy" and "batch_entropy" (when `entropy` > 0, training).
+        """Quantize (B, N, dim); parts: "commitment", "codebook" (gradient learning), "orthogonality" (when its weight
+        is not 0), "per_sample_entropy" and "batch_entropy" (when `entropy` > 0, training).
         """
         z = self._unit(self._check_latents(z, mask))
         rows, real = z.detach().flatten(0, 1), None if mask is None else mask.flatten()
