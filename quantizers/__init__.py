@@ -1,11 +1,45 @@
 """Quantizers: latents (B, N, D) to indices (B, N, Q) and back, one protocol for all."""
 
 from .base import Quantized, Quantizer
+from .dimensionwise import DimensionWise
 from .fsq import FSQ
+from .gumbel import Gumbel
+from .ibq import IBQ
 from .kl import KL
 from .lfq import LFQ
+from .multirate import MultiRate
+from .multiscale import MultiScaleVQ
 from .packing import pack, unpack
+from .product import Product
 from .projected import Projected
+from .random_projection import RandomProjection
+from .residual import Residual
+from .residual_fsq import ResidualFSQ
+from .shared import SharedVQ
+from .simvq import SimVQ
+from .split import SplitResidual
 from .vq import VQ
 
-__all__ = ["FSQ", "KL", "LFQ", "VQ", "Projected", "Quantized", "Quantizer", "pack", "unpack"]
+__all__ = [
+    "FSQ",
+    "IBQ",
+    "KL",
+    "LFQ",
+    "VQ",
+    "MultiRate",
+    "MultiScaleVQ",
+    "DimensionWise",
+    "Gumbel",
+    "Product",
+    "Projected",
+    "Quantized",
+    "Quantizer",
+    "RandomProjection",
+    "Residual",
+    "ResidualFSQ",
+    "SharedVQ",
+    "SimVQ",
+    "SplitResidual",
+    "pack",
+    "unpack",
+]

@@ -50,6 +50,7 @@ class Quantizer(nn.Module):
     dim: int
     codebook_sizes: tuple[int, ...]
     estimator: str = "straight_through"
+    _blanks_padding: bool = True  # False inside quantizers whose masks also leave out positions that do have codes
 
     @property
     def input_dim(self) -> int:
@@ -126,7 +127,8 @@ class Quantizer(nn.Module):
                     f"{name} expects a mask of bool {tuple(z.shape[:2])}, True where latents are real, "
                     f"got {mask.dtype} {tuple(mask.shape)}"
                 )
-            z = z.masked_fill(~mask[..., None], 0)
+            if self._blanks_padding:
+                z = z.masked_fill(~mask[..., None], 0)
         return check_finite(z.float(), name)
 
     def _check_indices(self, indices: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:

@@ -43,11 +43,13 @@ def update_average(average: Tensor, value: Tensor, decay: float) -> None:
     average.lerp_(value.to(average.dtype), 1 - decay)
 
 
-def ema_codes(cluster_size: Tensor, cluster_sum: Tensor, eps: float = 1e-5) -> Tensor:
-    """Codes (K, D) from averaged counts (K,) and sums (K, D), counts Laplace-smoothed (arXiv 1711.00937, App. A.1)."""
+def ema_codes(cluster_size: Tensor, cluster_sum: Tensor, floor: float = 0.0, eps: float = 1e-5) -> Tensor:
+    """Codes (K, D) from averaged counts (K,) and sums (K, D), counts Laplace-smoothed (arXiv 1711.00937, App. A.1) and
+    then taken to be `floor` at least.
+    """
     total = cluster_size.sum()
     smoothed = (cluster_size + eps) / (total + len(cluster_size) * eps) * total
-    return cluster_sum / smoothed.clamp_min(torch.finfo(smoothed.dtype).tiny)[:, None]
+    return cluster_sum / smoothed.clamp_min(max(floor, torch.finfo(smoothed.dtype).tiny))[:, None]
 
 
 def norm_ema_codes(codebook: Tensor, counts: Tensor, sums: Tensor, decay: float) -> Tensor:

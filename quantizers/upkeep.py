@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .codebook import kmeans, sample_rows
-from .distributed import broadcast_first
+from .distributed import broadcast_first, world_size
 
-__all__ = ["align_ranks", "replace_dead_codes", "start_codebook"]
+__all__ = ["align_once", "align_ranks", "replace_dead_codes", "start_codebook"]
 
 
 @torch.library.custom_op("tokenizer_zoo::align_ranks", mutates_args=("tensors",))
@@ -16,6 +16,14 @@ def align_ranks(tensors: list[Tensor]) -> None:
     """Copy rank 0's values into the tensors of every rank."""
     for tensor in tensors:
         tensor.copy_(broadcast_first(tensor.clone()))
+
+
+def align_once(quantizer: nn.Module) -> None:
+    """Take rank 0's parameters and buffers at the first training forward in a group of several ranks."""
+    if not quantizer.training or world_size() == 1 or getattr(quantizer, "_aligned", False):
+        return
+    align_ranks([tensor.detach() for tensor in (*quantizer.parameters(), *quantizer.buffers())])
+    quantizer._aligned = True  # type: ignore[assignment]
 
 
 @torch.library.custom_op(

@@ -49,6 +49,8 @@ class VQ(Quantizer):
         codebook_loss: weight of the term that draws codes to latents.
         estimator: gradient to z, "straight_through", "rotation" or "none" (`estimators`).
         decay: of the moving averages, per training forward.
+        count_floor: least averaged count that a sum is divided by when learn="ema": above 0, codes that are hardly used
+            shrink towards zero in place of resting on a few old latents (EvoTok: 1).
         kmeans_init: start the codebook from k-means on the first training batch (never in eval).
         kmeans_iterations: Lloyd updates of that start.
         dead_code_threshold: a code whose average count falls below this share of the uniform K-th is replaced by a
@@ -80,6 +82,7 @@ class VQ(Quantizer):
     cluster_sum: Tensor | None
     initialized: Tensor | None
     steps: Tensor | None
+    _postponed: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class VQ(Quantizer):
         codebook_loss: float = 1.0,
         estimator: Literal["straight_through", "rotation", "none"] = "straight_through",
         decay: float = 0.99,
+        count_floor: float = 0.0,
         kmeans_init: bool = False,
         kmeans_iterations: int = 10,
         dead_code_threshold: float = 0.0,
@@ -129,6 +133,7 @@ class VQ(Quantizer):
         self.commitment = commitment
         self.codebook_loss = codebook_loss
         self.decay = decay
+        self.count_floor = count_floor
         self.kmeans_init = kmeans_init
         self.kmeans_iterations = kmeans_iterations
         self.dead_code_threshold = dead_code_threshold
@@ -170,6 +175,8 @@ class VQ(Quantizer):
     @property
     def codes(self) -> Tensor:
         """(K, D) float32 codes as looked up: of unit length when `normalize`."""
+        if self._postponed is not None and self.steps is not None:
+            return self._unit(self.codebook.clone())  # `settle` may write into the codebook before the gradient is taken
         return self._unit(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
@@ -178,13 +185,17 @@ class VQ(Quantizer):
         """
         z = self._unit(self._check_latents(z, mask))
         rows, real = z.detach().flatten(0, 1), None if mask is None else mask.flatten()
-        if self.training:
+        if self.training and self._postponed is None:
             self._prepare(rows, real)
+        elif self.training and not self._postponed:
+            self._start(rows, real)
         codes = self.codes
         indices = self._nearest(z, codes)
         chosen = F.embedding(indices, codes)
         loss, parts = self._losses(z, chosen, codes, mask)
-        if self.training:
+        if self.training and self._postponed is not None:
+            self._postponed.append((rows, indices.flatten(), real))
+        elif self.training:
             self._track(rows, indices.flatten(), real)
         return Quantized(self._estimate(z, chosen.detach()), indices[..., None], loss, parts)
 
@@ -195,6 +206,20 @@ class VQ(Quantizer):
             ValueError: wrong shape or dtype, or an index outside [0, codebook_size).
         """
         return F.embedding(self._check_indices(indices)[..., 0], self.codes)
+
+    def postpone(self) -> None:
+        """Keep the codebook as it is over the training forwards from here to `settle()`, as one step of several."""
+        self._postponed = []
+
+    def settle(self) -> None:
+        """Take in what the training forwards since `postpone()` assigned, all at once."""
+        postponed, self._postponed = self._postponed, None
+        if postponed:
+            rows, indices, reals = zip(*postponed, strict=True)
+            x, real = torch.cat(rows), None if reals[0] is None else torch.cat(reals)
+            if self.learn == "gradient":
+                self._replace(x, real)
+            self._track(x, torch.cat(indices), real)
 
     def _unit(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.normalize else x
@@ -239,6 +264,13 @@ class VQ(Quantizer):
     @torch.no_grad()
     def _prepare(self, x: Tensor, real: Tensor | None) -> None:
         """Before the search: equal ranks, k-means start, replacement of dead codes that have gradients."""
+        self._start(x, real)
+        if self.learn == "gradient":
+            self._replace(x, real)
+
+    @torch.no_grad()
+    def _start(self, x: Tensor, real: Tensor | None) -> None:
+        """Equal ranks, and a k-means start where it is still to be made."""
         if not self._aligned and world_size() > 1 and not self.reference_bugs:
             align_ranks([tensor.detach() for tensor in (*self.parameters(), *self.buffers())])
             self._aligned = True
@@ -247,8 +279,6 @@ class VQ(Quantizer):
             averages, flag = (self.cluster_size, self.cluster_sum), self.initialized
             start_codebook(x, real, codebook, *averages, flag, self.kmeans_iterations, self.normalize)
             self._may_start = torch.compiler.is_compiling() or not bool(flag)
-        if self.learn == "gradient":
-            self._replace(x, real)
 
     @torch.no_grad()
     def _track(self, x: Tensor, indices: Tensor, real: Tensor | None) -> None:
@@ -261,7 +291,7 @@ class VQ(Quantizer):
         update_average(self.cluster_size, counts, self.decay)
         if self.cluster_sum is not None:
             update_average(self.cluster_sum, sums, self.decay)
-            self.codebook.copy_(self._unit(ema_codes(self.cluster_size, self.cluster_sum)))
+            self.codebook.copy_(self._unit(ema_codes(self.cluster_size, self.cluster_sum, self.count_floor)))
         elif self.learn == "norm_ema":
             self.codebook.copy_(norm_ema_codes(self.codebook, counts, sums, self.decay))
 

@@ -18,6 +18,8 @@ CASES: dict[str, Case] = {
         lambda: VQ(6, 40, learn="ema", kmeans_init=True, dead_code_threshold=0.1, dead_code_interval=2), state=True
     ),
     "vq_entropy": Case(lambda: VQ(6, 40, entropy=0.1)),
-    "vq_orthogonal": Case(lambda: VQ(6, 40, orthogonality=1.0, dead_code_threshold=0.1), state=True),
-    "kl": Case(lambda: KL(4), continuous=True, idempotent=False, codes_in_training=False),
+    "vq_orthogonal": Case(
+        lambda: VQ(6, 40, orthogonality=1.0, dead_code_threshold=0.1), state=True, constant_loss=True
+    ),
+    "kl": Case(lambda: KL(4), continuous=True, idempotent=False, codes_in_training=False, random=True),
 }

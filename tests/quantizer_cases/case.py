@@ -20,6 +20,10 @@ class Case:
         codes_in_training: the forward value while training is the code, bit for bit.
         state: buffers or a codebook that training forwards change without a gradient: the case also runs on two ranks.
         continuous: there are no indices to look up.
+        differentiable: latents carry gradients to the input while training.
+        random: training forwards draw random numbers for every position.
+        constant_loss: part of the loss does not depend on the latents, and stays when there are none.
+        compiles: torch.compile(fullgraph=True) and torch.export take it.
     """
 
     make: Callable[[], Quantizer]
@@ -30,3 +34,7 @@ class Case:
     codes_in_training: bool = True
     state: bool = False
     continuous: bool = False
+    differentiable: bool = True
+    random: bool = False
+    constant_loss: bool = False
+    compiles: bool = True

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers import FSQ, LFQ, VQ, Quantizer
+from quantizers import FSQ, LFQ, VQ, Product, Quantizer
 
 from .common import Check, Projected, Signal, allow_only, assert_close, load
 
@@ -23,10 +23,12 @@ def vqp_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tenso
         learnable_codebook=None,
         ema_update=None,
         accept_image_fmap=None,
+        heads=None,
+        separate_codebook_per_head=None,
         threshold_ema_dead_code={0},
     )
     weight, learnable = config.get("commitment_weight", 1.0), config.get("learnable_codebook", False)
-    quantizer = VQ(
+    quantizer: Quantizer = VQ(
         config.get("codebook_dim", config["dim"]),
         config["codebook_size"],
         normalize=config.get("use_cosine_sim", False),
@@ -36,16 +38,25 @@ def vqp_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tenso
         estimator="rotation" if config.get("rotation_trick", True) else "straight_through",
         decay=config.get("decay", 0.8),
     )
+    if config.get("heads", 1) > 1:
+        quantizer = Product(quantizer, config["heads"], shared=not config.get("separate_codebook_per_head", False))
+    codebooks = {name: module for name, module in quantizer.named_modules(prefix="q") if isinstance(module, VQ)}
     names = {"codebook": "embed"} if learnable else VQP_BUFFERS
-    load(quantizer, {ours: state[f"_codebook.{theirs}"][0] for ours, theirs in names.items()})
+    weights = {
+        f"{prefix}.{ours}".removeprefix("q."): state[f"_codebook.{theirs}"][head]
+        for head, prefix in enumerate(codebooks)
+        for ours, theirs in names.items()
+    }
+    load(quantizer, weights)
     run_vqp(quantizer, state, io, config.get("accept_image_fmap", False), parts={"commitment": "commitment"})
     after = {f"train.state_after._codebook.{theirs}": ours for ours, theirs in VQP_BUFFERS.items()}
-    for theirs, ours in after.items():
-        if theirs in io:
-            assert_close(theirs, quantizer.state_dict()[ours], io[theirs][0])
-    if learnable:
-        assert quantizer.codebook.grad is not None
-        assert_close("codebook gradient", quantizer.codebook.grad, io["train.grad._codebook.embed"][0])
+    for head, codebook in enumerate(codebooks.values()):
+        for theirs, ours in after.items():
+            if theirs in io:
+                assert_close(theirs, codebook.state_dict()[ours], io[theirs][head])
+        if learnable:
+            assert codebook.codebook.grad is not None
+            assert_close("codebook gradient", codebook.codebook.grad, io["train.grad._codebook.embed"][head])
 
 
 VQP_BUFFERS = {"codebook": "embed", "cluster_size": "cluster_size", "cluster_sum": "embed_avg"}
@@ -88,7 +99,9 @@ def run_vqp(
     io: dict[str, Tensor],
     channel_first: bool,
     parts: dict[str, str],
+    undetached: bool = True,
 ) -> None:
+    """Eval and train of a whole case; `undetached`: the reference has one squared error in place of our two terms."""
     module, signal = Projected(quantizer, state), Signal(io["latents"], channel_first)
     module.eval()
     output, out = module(signal.flat(io["latents"]))
@@ -106,7 +119,7 @@ def run_vqp(
     for ours, theirs in parts.items():
         assert_close(ours, out.parts[ours], io[f"train.loss.{theirs}"])
     # One undetached error of weight w is our two terms of weight w each: same gradients, twice the value.
-    value = out.loss / 2 if "codebook" in out.parts else out.loss
+    value = out.loss / 2 if undetached and "codebook" in out.parts else out.loss
     if "train.loss.total" in io:
         assert_close("loss", value, io["train.loss.total"])
 

@@ -1,5 +1,7 @@
 """The nearest-code search."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,12 +37,37 @@ def test_keeps_leading_axes_and_ignores_gradients() -> None:
 
 
 def test_holds_one_block_at_a_time() -> None:
-    """The whole N x K matrix would be 64 MiB; no operation allocates more than a block of 1 MiB."""
-    x, codebook = torch.randn(4096, 4), torch.randn(4096, 4)
+    """The whole N x K matrix would be 128 MiB; no operation allocates more than a block of 4 MiB."""
+    x, codebook = torch.randn(4096, 4), torch.randn(8192, 4)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         nearest_code(x, codebook)
     events = [event for event in profile.events() if event.name.startswith("aten::")]
-    assert max(abs(event.self_cpu_memory_usage) for event in events) == 2**20
+    assert max(abs(event.self_cpu_memory_usage) for event in events) == 2**22
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@settings(max_examples=20)
+@given(
+    codes=st.integers(1, 6000),
+    dim=st.sampled_from([1, 3, 8, 64]),
+    block=st.sampled_from([7, 1000, None]),
+    seed=st.integers(0, 2**32),
+)
+def test_low_precision_with_rescoring_finds_the_same_codes(
+    precision: Any, codes: int, dim: int, block: int | None, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, codebook = torch.randn(64, dim, generator=generator), torch.randn(codes, dim, generator=generator)
+    if dim == 1:  # thousands of codes on a line are closer than bf16 can tell apart
+        codebook = codebook[:200]
+    expected = nearest_code(x, codebook)
+    assert torch.equal(nearest_code(x, codebook, precision=precision, block_elements=block), expected)
+
+
+def test_offsets_choose_the_criterion() -> None:
+    x, codebook = torch.randn(200, 5), torch.randn(90, 5) * torch.rand(90, 1)
+    assert torch.equal(nearest_code(x, codebook, offsets=torch.zeros(90)), (x @ codebook.T).argmax(1))
+    assert not torch.equal(nearest_code(x, codebook, offsets=torch.zeros(90)), nearest_code(x, codebook))
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
@@ -64,7 +91,8 @@ def test_autocast_flips_no_code() -> None:
 
 
 def test_operator_is_well_formed() -> None:
-    torch.library.opcheck(torch.ops.tokenizer_zoo.nearest_code, (torch.randn(5, 3), torch.randn(4, 3), 8))
+    operands = (torch.randn(5, 3), torch.randn(4, 3), torch.randn(4), "float32", 8)
+    torch.library.opcheck(torch.ops.tokenizer_zoo.nearest_code, operands)
 
 
 def test_wrong_input_is_explained() -> None:
@@ -72,5 +100,9 @@ def test_wrong_input_is_explained() -> None:
         nearest_code(torch.randn(3, 4), torch.randn(5, 6))
     with pytest.raises(ValueError, match="K > 0"):
         nearest_code(torch.randn(3, 4), torch.randn(0, 4))
+    with pytest.raises(ValueError, match="precision 'float32'"):
+        nearest_code(torch.randn(3, 4), torch.randn(5, 4), precision="half")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"offsets \(5,\), one a code"):
+        nearest_code(torch.randn(3, 4), torch.randn(5, 4), offsets=torch.randn(4))
     with pytest.raises(ValueError, match="block_elements must be at least 1"):
         nearest_code(torch.randn(3, 4), torch.randn(5, 4), block_elements=0)

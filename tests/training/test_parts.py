@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +12,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 import zoo
+from quantizers import Quantized
 from zoo.objectives import ImageObjective
+from zoo.tokenizer import Reconstruction
 from zoo.training.module import Settings, TokenizerTraining, freeze
 from zoo.training.optim import build_optimizer, decayed_names, decays, schedule
 from zoo.training.run import strategy
 from zoo.training.snapshots import Snapshots, checkpoints, last_checkpoint
-from zoo.training.usage import CodeUsage
 
 
 def test_cosine_schedule() -> None:
@@ -60,21 +60,22 @@ def test_freezing_by_prefix() -> None:
         freeze(net, [], ["encoder.nothing"])
 
 
-def test_codebook_usage() -> None:
-    usage = CodeUsage([4, 2, 1 << 30])
-    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
-    assert usage.collect(strategy) == {}
-    usage.add(torch.tensor([[[0, 0, 5], [1, 0, 5]]]))
-    usage.add(torch.tensor([[[0, 0, 5], [1, 0, 5]]]))
-    values = usage.collect(strategy)
-    assert math.isclose(values["usage"], (0.5 + 0.5) / 2)
-    assert math.isclose(values["perplexity"], (2 + 1) / 2)
-    assert usage.collect(strategy) == {}
-
-
 def module(**settings: Any) -> TokenizerTraining:
     options = {"optimizer": {"lr": 0.1}, "schedule": {"kind": "constant"}, "max_steps": 10, **settings}
     return TokenizerTraining(zoo.build("titok_tiny"), ImageObjective(), Settings(**options))
+
+
+def test_codebook_usage_of_the_steps_since_the_last_report() -> None:
+    training = module()
+    quantized = Quantized(torch.zeros(1, 4, 1), torch.tensor([[[0], [0], [3], [3]]]), torch.zeros(()))
+    training.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    for _ in range(2):
+        training.report("train", {}, Reconstruction(torch.zeros(()), quantized), 1)
+    (size,) = training.tokenizer.spec.codebook_sizes
+    assert training.usage("train") == {"train/usage": 2 / size, "train/perplexity": pytest.approx(2)}
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert training.usage("train") == training.usage("val") == {}
+    assert not any("_codes" in name for name in training.state_dict())
 
 
 def test_moving_average() -> None:

@@ -21,7 +21,7 @@ def codebook_usage(indices: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: no indices, or one outside [0, size).
     """
-    return (_counts(indices, size) > 0).double().mean()
+    return usage_of(_counts(indices, size), size)
 
 
 def codebook_perplexity(indices: Tensor, size: int) -> Tensor:
@@ -37,15 +37,33 @@ def codebook_perplexity(indices: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: no indices, or one outside [0, size).
     """
-    counts = _counts(indices, size).double()
-    return torch.special.entr(counts / counts.sum()).sum().exp()
+    return entropy_of(_counts(indices, size)).exp()
+
+
+def usage_of(counts: Tensor, size: int) -> Tensor:
+    """Share () float64 of a codebook's `size` entries that occur; counts (K,) may leave out those that do not."""
+    return (counts > 0).sum().double() / size
+
+
+def entropy_of(counts: Tensor) -> Tensor:
+    """Entropy () float64 in nats of counts (K,); 0 where nothing was counted."""
+    counts = counts.double()
+    return torch.special.entr(counts / counts.sum().clamp_min(1)).sum()
+
+
+def check_range(indices: Tensor, size: int) -> None:
+    """Refuse an index outside [0, size).
+
+    Raises:
+        ValueError: naming the lowest and the highest index.
+    """
+    low, high = (int(bound) for bound in torch.stack(indices.aminmax()).tolist()) if indices.numel() else (0, 0)
+    if low < 0 or high >= size:
+        raise ValueError(f"expected indices in [0, {size}), got {low} to {high}; do they belong to this codebook?")
 
 
 def _counts(indices: Tensor, size: int) -> Tensor:
-    if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= size:
-        raise ValueError(f"expected indices in [0, {size}), got {_extent(indices)}; do they belong to this codebook?")
+    if indices.numel() == 0:
+        raise ValueError(f"expected indices in [0, {size}), got none; pass the codes of at least one item")
+    check_range(indices, size)
     return torch.bincount(indices.flatten(), minlength=size)
-
-
-def _extent(indices: Tensor) -> str:
-    return f"{int(indices.min())} to {int(indices.max())}" if indices.numel() else "none"

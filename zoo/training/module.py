@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from quantizers import Quantized
 from zoo.data.sampler import mix
+from zoo.metrics import CodeStatistics
 from zoo.tokenizer import Reconstruction, Tokenizer
 from zoo.training.optim import build_optimizer, decayed_names, schedule
-from zoo.training.usage import CodeUsage
 
 __all__ = ["Settings", "TokenizerTraining"]
 
@@ -82,7 +82,8 @@ class TokenizerTraining(LightningModule):
         self._decayed = decayed_names(tokenizer)
         self._sharded = False
         self._fresh: list[list[dict[str, Any]]] = []
-        self._usage = {part: CodeUsage(tokenizer.spec.codebook_sizes) for part in ("train", "val")}
+        sizes = tokenizer.spec.codebook_sizes
+        self._codes = nn.ModuleDict({f"in_{part}": CodeStatistics(sizes) for part in ("train", "val") if sizes})
         if settings.compile:
             tokenizer.compile()
         self.train()
@@ -196,11 +197,17 @@ class TokenizerTraining(LightningModule):
         values = {f"{part}/{name}": value.detach() for name, value in terms.items()}
         values |= {f"{part}/{name}": value.detach() for name, value in reconstruction.quantized.parts.items()}
         self.log_dict(values, batch_size=size, sync_dist=part == "val")
-        self._usage[part].add(reconstruction.quantized.indices)
+        if self._codes:
+            self._codes[f"in_{part}"].update(reconstruction.quantized.indices)
 
     def usage(self, part: str) -> dict[str, float]:
         """Share of used codes and perplexity since the last call, per codebook averaged, over all ranks."""
-        return {f"{part}/{name}": value for name, value in self._usage[part].collect(self.trainer.strategy).items()}
+        if not self._codes:
+            return {}
+        statistics = self._codes[f"in_{part}"]
+        values = statistics.compute()
+        statistics.reset()
+        return {f"{part}/{name}": float(values[name]) for name in ("usage", "perplexity") if values["positions"]}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the recipe with the weights."""
