@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,48 +42,18 @@ import torch
 import vector_quantize_pytorch as vqp
 from torch import Tensor, nn
 
-from benchmarks.floors import ElementwiseFloor, EntropyFloor, Floor, MappedSearchFloor, SearchFloor
 from benchmarks.meters import contest, machine, peak_bytes
-from quantizers import FSQ, LFQ, VQ, Quantized, Quantizer
-from quantizers.simvq import SimVQ
+from benchmarks.searches import HEAD as SEARCH_HEAD
+from benchmarks.searches import SIZES, Search, searches
+from benchmarks.works import Work, works
+from quantizers import Quantized, Quantizer, SimVQ
 from zoo.store.files import replacing
 
-__all__ = ["Row", "Work", "main", "measure", "works"]
+__all__ = ["Row", "main", "measure"]
 
 PARTS = ("encode", "train")
 MIB, GIB = 2**20, 2**30
 FLOOR_TARGET = 1.5
-# N x K float32 tensors that vector-quantize-pytorch 1.32 holds at a time: encode, train
-VQ_COPIES, RVQ_COPIES, SIMVQ_COPIES, LFQ_COPIES = (4, 6), (7, 9), (2, 2), (0, 7)
-
-
-@dataclass(frozen=True)
-class Work:
-    """One row of the table.
-
-    Attributes:
-        name: what is quantized.
-        dim: width of the latents.
-        tokens: number of latents N.
-        ours: builds the quantizer.
-        floor: builds the floor on a device.
-        library: builds its counterpart in vector-quantize-pytorch; None where it has none.
-        scores: entries of its N x K matrix.
-        copies: how many of them it holds at a time: encode, train.
-        faster: times by which ours has to be faster: encode, train.
-        lighter: times by which ours has to need less memory.
-    """
-
-    name: str
-    dim: int
-    tokens: int
-    ours: Callable[[], Quantizer]
-    floor: Callable[[torch.device], Floor]
-    library: Callable[[], nn.Module] | None = None
-    scores: int = 0
-    copies: tuple[int, int] = (0, 0)
-    faster: tuple[float, float] = (1.0, 1.0)
-    lighter: float = 0.0
 
 
 @dataclass
@@ -109,58 +78,12 @@ class Row:
     missed: list[str] = field(default_factory=list)
 
 
-def works(tokens: int) -> Iterator[Work]:
-    """All rows of the table, for `tokens` latents where the row does not name another number."""
-    ema = {"learn": "ema", "decay": 0.99, "commitment": 0.25}
-    plain = {"decay": 0.99, "commitment_weight": 0.25, "rotation_trick": False}
-    for size in (1024, 4096, 16384, 65536):
-        for dim in (8, 64, 256):
-            yield Work(
-                f"VQ K={size} D={dim}",
-                dim,
-                tokens,
-                partial(VQ, dim, size, **ema),
-                partial(SearchFloor, [(tokens, size, dim)]),
-                partial(vqp.VectorQuantize, dim=dim, codebook_size=size, threshold_ema_dead_code=0, **plain),
-                tokens * size,
-                VQ_COPIES,
-                (5, 6) if size >= 16384 else (1, 1),
-                50 if size >= 16384 else 0,
-            )
-    levels = [8, 8, 8, 5, 5, 5]
-    yield Work(
-        "FSQ 64k", 6, tokens, partial(FSQ, levels), partial(ElementwiseFloor, (tokens, 6)), partial(vqp.FSQ, levels)
-    )
-    yield Work(
-        "SimVQ K=16384 D=64",
-        64,
-        tokens,
-        partial(SimVQ, 64, 16384),
-        partial(MappedSearchFloor, (tokens, 16384, 64)),
-        partial(vqp.SimVQ, dim=64, codebook_size=16384, rotation_trick=False),
-        tokens * 16384,
-        SIMVQ_COPIES,
-        (2, 2),
-    )
-    for bits, count in ((10, tokens), (14, tokens), (18, 128), (18, tokens)):
-        yield Work(
-            f"LFQ 2^{bits} entropy" + f" N={count}" * (count != tokens),
-            bits,
-            count,
-            partial(LFQ, bits, first_bit="most"),
-            partial(EntropyFloor, (count, bits)),
-            partial(vqp.LFQ, dim=bits, codebook_size=2**bits, commitment_loss_weight=0.25),
-            count * 2**bits,
-            LFQ_COPIES,
-            (1, 50) if bits == 18 else (1, 1),
-        )
-
-
 def measure(work: Work, options: argparse.Namespace) -> Row:
     """Time and memory of one row, and the targets it misses."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     torch.manual_seed(0)
-    row, z = Row(work.name, work.tokens), torch.randn(1, work.tokens, work.dim, device=device, dtype=dtype)
+    row = Row(work.name, work.tokens)
+    z = torch.randn(work.batch, work.tokens // work.batch, work.dim, device=device, dtype=dtype)
     ours, floor = work.ours().to(device), work.floor(device)
     library = None if work.library is None else work.library().to(device)
     spread(ours)
@@ -288,10 +211,10 @@ def printed(row: Row) -> Iterator[str]:
         ]
         faults = [fault.removeprefix(part).strip() for fault in row.missed if fault.startswith(part)]
         verdict = "missed: " + "; ".join(faults) if faults else "met"
-        yield f"{row.name:26} {part:7}" + "".join(f"{text:>11}" for text in texts) + f"  {verdict}"
+        yield f"{row.name:30} {part:7}" + "".join(f"{text:>11}" for text in texts) + f"  {verdict}"
 
 
-HEAD = f"{'work':26} {'part':7}" + "".join(
+HEAD = f"{'work':30} {'part':7}" + "".join(
     f"{head:>11}" for head in ("ours ms", "library ms", "faster", "floors", "ours MiB", "lib. MiB", "lighter")
 )
 
@@ -339,28 +262,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each; the fastest counts")
     parser.add_argument("--budget", type=float, default=20, help="seconds after which a call is not repeated")
     parser.add_argument("--memory-limit", type=float, default=8, help="GiB that the library may use in a row")
+    parser.add_argument("--search", action="store_true", help="only the search, by precision, against the roofline")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="codes K of --search")
     parser.add_argument("--json", type=Path, default=None, help="file for the numbers")
     parser.add_argument("--markdown", type=Path, default=None, help="file for the table of docs/quantizers.md")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     torch.set_num_threads(1)
     facts = setting(options, given)
-    print("\n".join(f"{key}: {value}" for key, value in facts.items()), HEAD, sep="\n\n", flush=True)
-    rows = []
+    print("\n".join(f"{key}: {value}" for key, value in facts.items()) + "\n", flush=True)
+    if options.search:
+        search_all(options, facts)
+        return
+    rows = measure_all(options, facts)
+    if options.markdown is not None:
+        with replacing(options.markdown) as draft:
+            draft.write_text(markdown(rows, facts), "utf-8")
+
+
+def measure_all(options: argparse.Namespace, facts: dict[str, Any]) -> list[Row]:
+    """Measure the rows that were asked for; print and keep each as it comes."""
+    rows: list[Row] = []
+    print(HEAD, flush=True)
     for work in works(options.tokens):
         if re.search(options.rows, work.name):
             rows.append(measure(work, options))
             print(*printed(rows[-1]), sep="\n", flush=True)
-            if options.json is not None:
-                with replacing(options.json) as draft:
-                    document = {"setting": facts, "rows": [asdict(row) for row in rows]}
-                    draft.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+            keep(rows, options.json, facts)
     for row in rows:
         for part, needs in row.needs.items():
             print(f"{row.name}: {part} of vector-quantize-pytorch needs about {needs / GIB:.1f} GiB, left out")
-    if options.markdown is not None:
-        with replacing(options.markdown) as draft:
-            draft.write_text(markdown(rows, facts), "utf-8")
+    return rows
+
+
+def search_all(options: argparse.Namespace, facts: dict[str, Any]) -> list[Search]:
+    """Measure the search alone, by precision."""
+    found: list[Search] = []
+    print(SEARCH_HEAD, flush=True)
+    for item in searches(options.tokens, torch.device(options.device), options.repeats, options.budget, options.sizes):
+        found.append(item)
+        print(item.line(), flush=True)
+        keep(found, options.json, facts)
+    return found
+
+
+def keep(results: Sequence[Row | Search], path: Path | None, facts: dict[str, Any]) -> None:
+    """Write what there is so far."""
+    if path is not None:
+        with replacing(path) as draft:
+            document = {"setting": facts, "rows": [asdict(result) for result in results]}
+            draft.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Quantizers: latents (B, N, D) to indices (B, N, Q) and back, one protocol for all."""
 
+from .adapter import VectorQuantizePytorch
 from .base import Quantized, Quantizer
+from .bsq import BSQ
 from .dimensionwise import DimensionWise
 from .fsq import FSQ
 from .gumbel import Gumbel
@@ -21,6 +23,7 @@ from .split import SplitResidual
 from .vq import VQ
 
 __all__ = [
+    "BSQ",
     "FSQ",
     "IBQ",
     "KL",
@@ -40,6 +43,7 @@ __all__ = [
     "SharedVQ",
     "SimVQ",
     "SplitResidual",
+    "VectorQuantizePytorch",
     "pack",
     "unpack",
 ]

@@ -104,7 +104,7 @@ def binary_entropies(
 
 
 def _equal_groups(logits: Tensor, count: int) -> list[Tensor]:
-    """Split (N, Q, G) into `count` runs of bits whose widths differ by one at most: one (N, Q * runs, width) a width."""
+    """Split (N, Q, G) into `count` runs of bits, widths one apart at most: one (N, Q * runs, width) for each width."""
     width, wider = divmod(logits.shape[-1], count)
     head, tail = logits.tensor_split([wider * (width + 1)], dim=-1)
     runs = [head.unflatten(-1, (wider, width + 1))] if wider else []
@@ -193,13 +193,15 @@ def _joint(p: Tensor) -> Tensor:
     Neighbours are joined until one run is left. Factors below 1e-9 are dropped: products of many of them would leave
     float32's normal range, where some CPUs crawl.
     """
-    runs, rest = p, p.new_ones(len(p), 1, p.shape[-1])
+    runs, rest = p, None
     while runs.shape[1] > 1:
         if runs.shape[1] % 2:
-            rest = _outer(runs[:, -1], rest)
+            rest = runs[:, -1] if rest is None else _outer(runs[:, -1], rest)
         even = runs.shape[1] // 2 * 2
         runs = F.threshold(_outer(runs[:, 0:even:2], runs[:, 1:even:2]), _NEGLIGIBLE, 0.0)
-    return _outer(runs[:, 0], rest) if runs.shape[1] else rest
+    if runs.shape[1] == 0:
+        return p.new_ones(len(p), 1, p.shape[-1])
+    return runs[:, 0] if rest is None else _outer(runs[:, 0], rest)
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
@@ -243,7 +245,7 @@ def _clamped_per_sample(logits: Tensor, weights: Tensor) -> Tensor:
 def _sum_over_blocks(
     block: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], rows: int
 ) -> tuple[Tensor, ...]:
-    """Sum of block(part of each tensor) over parts of `rows` rows, computed again for the gradient if there are more."""
+    """Sum of block(part of each tensor) over parts of `rows` rows; several are computed again for the gradient."""
     if len(tensors[0]) <= rows:
         return block(*tensors)
     parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)

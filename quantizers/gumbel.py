@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Quantized, Quantizer, mean
+from .base import Quantized, mean
 from .nearest import nearest_code
-from .soft import in_blocks
+from .soft import SoftQuantizer, in_blocks
 from .upkeep import align_once
 
 __all__ = ["Gumbel"]
 
 
-class Gumbel(Quantizer):
+class Gumbel(SoftQuantizer):
     """Categorical codes with Gumbel-softmax samples (arXiv 1611.01144; the bottleneck of DALL-E, arXiv 2102.12092).
 
         logits = W z + b,    g_k = -log(-log u_k),    y = softmax((logits + g) / temperature)
@@ -63,7 +63,7 @@ class Gumbel(Quantizer):
                 "Gumbel expects dim, codebook_size and input_dim of at least 1, "
                 f"got {dim}, {codebook_size} and {input_dim}"
             )
-        self.estimator = self._check_estimator(estimator)
+        self.estimator = estimator
         self.dim = dim
         self.codebook_sizes = (codebook_size,)
         self.temperature = temperature
@@ -127,11 +127,6 @@ class Gumbel(Quantizer):
             scores = (logits - uniform.log()) / self.temperature
             soft = scores.softmax(-1) @ codebook
         return soft, scores.argmax(-1), (log_p.exp() * log_p).sum(-1) + math.log(logits.shape[-1])
-
-    def _check_estimator(self, estimator: str) -> str:
-        if estimator == "rotation":
-            raise ValueError("Gumbel has its own gradient, of its samples; use estimator 'straight_through' or 'none'")
-        return super()._check_estimator(estimator)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, codebook_size={len(self.codebook)}, temperature={self.temperature}, hard={self.hard}"

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Quantized, Quantizer, mean
+from .base import Quantized, mean
 from .entropy import softmax_entropies
 from .nearest import nearest_code
-from .soft import expected_codes
+from .soft import SoftQuantizer, expected_codes
 from .upkeep import align_once
 
 __all__ = ["IBQ"]
 
 
-class IBQ(Quantizer):
+class IBQ(SoftQuantizer):
     """Index backpropagation quantization: the choice is a softmax over all codes in backward (arXiv 2412.02692).
 
         logits_k = z.e_k,    index = argmax_k logits_k,    p = softmax(logits)
@@ -71,7 +71,7 @@ class IBQ(Quantizer):
             raise ValueError(f"IBQ expects metric to be dot or cosine, got {metric!r}")
         if entropy_temperature <= 0:
             raise ValueError(f"IBQ expects entropy_temperature > 0, got {entropy_temperature}")
-        self.estimator = self._check_estimator(estimator)
+        self.estimator = estimator
         self.dim = dim
         self.codebook_sizes = (codebook_size,)
         self.metric = metric
@@ -125,11 +125,6 @@ class IBQ(Quantizer):
             ValueError: wrong shape or dtype, or an index outside [0, codebook_size).
         """
         return F.embedding(self._check_indices(indices)[..., 0], self.codebook)
-
-    def _check_estimator(self, estimator: str) -> str:
-        if estimator == "rotation":
-            raise ValueError("IBQ has its own gradient through the choice; use estimator 'straight_through' or 'none'")
-        return super()._check_estimator(estimator)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.metric == "cosine" else x

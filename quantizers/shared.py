@@ -63,9 +63,18 @@ class SharedVQ(VQ):
             raise ValueError(
                 "SharedVQ has unit vectors in each part, not as a whole: use learn='gradient' or 'ema' and metric='l2'"
             )
-        super().__init__(sum(widths), codebook_size, normalize=normalize, **options)
-        self.dims = widths
+        self.dims = widths  # plain values, which the parent's constructor already needs
         self.weights = shares
+        super().__init__(sum(widths), codebook_size, normalize=normalize, **options)
+
+    def reset_parameters(self) -> None:
+        """Draw the codebook from U(-1/K, 1/K) and start the averages from it, one vector a code."""
+        super().reset_parameters()
+        if self.learn == "ema":
+            with torch.no_grad():
+                self.codebook.copy_(self._unit(self.codebook))
+                if self.cluster_sum is not None:
+                    self.cluster_sum.copy_(self.codebook)
 
     def _unit(self, x: Tensor) -> Tensor:
         if not self.normalize:

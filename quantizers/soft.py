@@ -1,4 +1,4 @@
-"""Averages of a whole codebook under a softmax, without the N x K probabilities."""
+"""Quantizers whose gradient runs through a softmax over all codes, without the N x K probabilities."""
 
 from __future__ import annotations
 
@@ -8,9 +8,34 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["expected_codes", "in_blocks"]
+from .base import Quantizer
+
+__all__ = ["SoftQuantizer", "expected_codes", "in_blocks"]
 
 _BLOCK = 2**24  # 64 MiB of logits
+
+
+class SoftQuantizer(Quantizer):
+    """Base of quantizers whose gradient runs through a softmax over all codes, in place of a general estimator.
+
+    Their `estimator` is "straight_through", which names that gradient, or "none", with which it stops short of z.
+    """
+
+    _estimator = "straight_through"
+
+    @property
+    def estimator(self) -> str:
+        """ "straight_through" or "none"."""
+        return self._estimator
+
+    @estimator.setter
+    def estimator(self, name: str) -> None:
+        if self._check_estimator(name) == "rotation":
+            raise ValueError(
+                f"{type(self).__name__} has its own gradient through a softmax over codes, got estimator='rotation'; "
+                "use 'straight_through' for that gradient, or 'none'"
+            )
+        self._estimator = name
 
 
 def in_blocks(

@@ -59,6 +59,8 @@ class VQ(Quantizer):
         dead_code_interval: training forwards from one look for dead codes to the next.
         orthogonality: weight of the mean squared cosine between codes, less the 1 / K of each with itself
             (vector-quantize-pytorch); needs learn="gradient". Computed from a D x D matrix, never K x K.
+        precision: of the matrix product that proposes codes, "float32", "tf32" or "bfloat16"; the chosen code is the
+            float32 one for all (`nearest_code`).
         reference_bugs: behave as EnCodec, WavTokenizer and SpeechTokenizer do while training: replacements of dead
             codes are overwritten by the moving average in the same step, so that none lasts, and every rank of a
             distributed run follows its own data, so that codebooks drift apart.
@@ -102,6 +104,7 @@ class VQ(Quantizer):
         dead_code_threshold: float = 0.0,
         dead_code_interval: int = 1,
         orthogonality: float = 0.0,
+        precision: Literal["float32", "tf32", "bfloat16"] = "float32",
         reference_bugs: bool = False,
         entropy: float = 0.0,
         entropy_temperature: float = 0.01,
@@ -139,6 +142,7 @@ class VQ(Quantizer):
         self.dead_code_threshold = dead_code_threshold
         self.dead_code_interval = dead_code_interval
         self.orthogonality = orthogonality
+        self.precision: Literal["float32", "tf32", "bfloat16"] = precision
         self.reference_bugs = reference_bugs
         self.entropy = entropy
         self.entropy_temperature = entropy_temperature
@@ -227,7 +231,7 @@ class VQ(Quantizer):
     def _nearest(self, z: Tensor, codes: Tensor) -> Tensor:
         if self.metric == "cosine" and not self.normalize:
             z, codes = F.normalize(z, dim=-1), F.normalize(codes, dim=-1)
-        return nearest_code(z, codes)
+        return nearest_code(z, codes, precision=self.precision)
 
     def _losses(
         self, z: Tensor, chosen: Tensor, codes: Tensor, mask: Tensor | None

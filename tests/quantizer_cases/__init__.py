@@ -1,6 +1,6 @@
 """Every kind of quantizer at a small size, for the contract tests."""
 
-from . import basic, lookup_free, mappings, multiscale, residual
+from . import adapter, basic, lookup_free, mappings, multiscale, residual
 from .case import Case
 
 __all__ = ["CASES", "Case"]
@@ -11,4 +11,5 @@ CASES: dict[str, Case] = {
     **multiscale.CASES,
     **lookup_free.CASES,
     **mappings.CASES,
+    **adapter.CASES,
 }

@@ -8,6 +8,7 @@ CASES: dict[str, Case] = {
     "vq": Case(lambda: VQ(6, 40)),
     "vq_cosine": Case(lambda: VQ(6, 40, normalize=True)),
     "vq_cosine_metric": Case(lambda: VQ(6, 40, metric="cosine")),
+    "vq_bfloat16": Case(lambda: VQ(6, 40, precision="bfloat16")),
     "vq_rotation": Case(lambda: VQ(6, 40, estimator="rotation")),
     "vq_ema": Case(lambda: VQ(6, 40, learn="ema", dead_code_threshold=0.1), state=True),
     "vq_ema_cosine": Case(lambda: VQ(6, 40, learn="ema", normalize=True), state=True),

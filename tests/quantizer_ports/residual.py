@@ -102,6 +102,15 @@ def wavtokenizer(config: dict[str, Any], state: dict[str, Tensor], io: dict[str,
 
 
 def dac_rvq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(
+        config,
+        input_dim=None,
+        n_codebooks=None,
+        codebook_size=None,
+        codebook_dim=None,
+        quantizer_dropout=None,
+        torch_seed_before_forward=None,
+    )
     count, dim = config["n_codebooks"], config["input_dim"]
     widths = config["codebook_dim"]
     widths = [widths] * count if isinstance(widths, int) else widths

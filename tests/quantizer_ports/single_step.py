@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers import LFQ, VQ, Quantized
+from quantizers import VQ, Quantized
 
 from .common import Check, Signal, assert_close, load
 
@@ -51,26 +51,9 @@ def bsqvit_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Te
     assert_close("loss", out.loss, io["loss"])
 
 
-def open_magvit2_lfq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
-    sample, batch = config["sample_minimization_weight"], config["batch_maximization_weight"]
-    quantizer = LFQ(config["dim"], commitment=1.0, entropy=sample, diversity=batch / sample)
-    assert config["codebook_size"] == quantizer.codebook_sizes[0]
-    out = run_step(quantizer, {}, io)
-    parts = out.parts
-    assert_close("commitment", parts["commitment"], io["commitment"])
-    assert_close("per-sample entropy", parts["per_sample_entropy"], io["per_sample_entropy"])
-    assert_close("batch entropy", parts["batch_entropy"], io["codebook_entropy"])
-    total = sample * parts["per_sample_entropy"] - batch * parts["batch_entropy"]
-    assert_close("entropy loss", total, io["entropy_aux_loss"])
-    every = torch.arange(quantizer.codebook_sizes[0])[None, :, None]
-    assert torch.equal(quantizer.lookup(every)[0], io["codebook"])
-
-
-def run_step(
-    quantizer: VQ | LFQ, state: dict[str, Tensor], io: dict[str, Tensor], channel_first: bool = True
-) -> Quantized:
+def run_step(quantizer: VQ, state: dict[str, Tensor], io: dict[str, Tensor], channel_first: bool = True) -> Quantized:
     """One training forward and backward of quantized.sum() + loss, all shared tensors compared."""
-    load(quantizer, {"codebook": state["embedding.weight"]} if state else {})
+    load(quantizer, {"codebook": state["embedding.weight"]})
     signal = Signal(io["latents"], channel_first)
     quantizer.train()
     latents = io["latents"].clone().requires_grad_()
@@ -82,9 +65,8 @@ def run_step(
     objective.backward()
     assert latents.grad is not None
     assert_close("gradient", latents.grad, io["grad_latents"])
-    if isinstance(quantizer, VQ):
-        assert quantizer.codebook.grad is not None
-        assert_close("codebook gradient", quantizer.codebook.grad, io["grad_codebook"])
+    assert quantizer.codebook.grad is not None
+    assert_close("codebook gradient", quantizer.codebook.grad, io["grad_codebook"])
     quantizer.eval()
     with torch.no_grad():
         evaluated = quantizer(signal.flat(io["latents"]))
@@ -125,6 +107,5 @@ PORTS: dict[str, Check] = {
     "src.IBQ.modules.vqvae.quantize.VectorQuantizer2": taming_vq2,
     "tokenizer.tokenizer_image.vq_model.VectorQuantizer": llamagen_vq,
     "transcoder.models.quantizer.vq.VectorQuantizer": bsqvit_vq,
-    "src.Open_MAGVIT2.modules.vqvae.lookup_free_quantize.LFQ": open_magvit2_lfq,
     "tokenizer.norm_ema_quantizer.NormEMAVectorQuantizer": norm_ema_vq,
 }

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers import FSQ, LFQ, VQ, Product, Quantizer
+from quantizers import BSQ, FSQ, LFQ, VQ, Product, Quantizer, Residual, ResidualFSQ
 
 from .common import Check, Projected, Signal, allow_only, assert_close, load
+from .residual import record
 
 
 def vqp_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
@@ -59,12 +60,74 @@ def vqp_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tenso
             assert_close("codebook gradient", codebook.codebook.grad, io["train.grad._codebook.embed"][head])
 
 
+def vqp_residual_vq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(
+        config,
+        dim=None,
+        codebook_dim=None,
+        num_quantizers=None,
+        codebook_size=None,
+        decay=None,
+        commitment_weight=None,
+        use_cosine_sim=None,
+        rotation_trick=None,
+        learnable_codebook=None,
+        ema_update=None,
+        accept_image_fmap=None,
+        shared_codebook={False},
+        quantize_dropout={False},
+        threshold_ema_dead_code={0},
+    )
+    count, weight = config["num_quantizers"], config.get("commitment_weight", 1.0)
+    learnable = config.get("learnable_codebook", False)
+    sizes = config["codebook_size"]
+    levels = [
+        VQ(
+            config.get("codebook_dim") or config["dim"],
+            size,
+            normalize=config.get("use_cosine_sim", False),
+            learn="gradient" if learnable else "ema",
+            commitment=weight,
+            codebook_loss=weight,
+            estimator="rotation" if config.get("rotation_trick", True) else "straight_through",
+            decay=config.get("decay", 0.8),
+        )
+        for size in ([sizes] * count if isinstance(sizes, int) else sizes)
+    ]
+    quantizer = Residual(levels, gradient="per_level", reduce="sum")
+    names = {"codebook": "embed"} if learnable else VQP_BUFFERS
+    stored = {
+        f"levels.{level}.{ours}": f"layers.{level}._codebook.{theirs}"
+        for level in range(count)
+        for ours, theirs in names.items()
+    }
+    load(quantizer, {ours: state[theirs][0] for ours, theirs in stored.items()})
+    with record(quantizer.levels) as found:
+        run_vqp(quantizer, state, io, config.get("accept_image_fmap", False), parts={})
+    # The training forward is the last one; in eval the reference has no losses.
+    losses = [level.loss / 2 if learnable else level.loss for level in found[-count:]]
+    assert_close("losses", torch.stack(losses), io["train.loss.per_layer"])
+    for ours, theirs in stored.items():
+        if f"train.state_after.{theirs}" in io:
+            assert_close(theirs, quantizer.state_dict()[ours], io[f"train.state_after.{theirs}"][0])
+        if f"train.grad.{theirs}" in io:
+            by_loss = quantizer.get_parameter(ours).grad
+            assert by_loss is not None
+            assert_close(f"gradient of {theirs}", by_loss, io[f"train.grad.{theirs}"][0])
+
+
 VQP_BUFFERS = {"codebook": "embed", "cluster_size": "cluster_size", "cluster_sum": "embed_avg"}
 
 
 def vqp_fsq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
     allow_only(config, levels=None, dim=None, preserve_symmetry=None)
     quantizer = FSQ(config["levels"], symmetric=config.get("preserve_symmetry", False))
+    run_vqp(quantizer, state, io, channel_first=False, parts={})
+
+
+def vqp_residual_fsq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tensor]) -> None:
+    allow_only(config, levels=None, num_quantizers=None, dim=None, quantize_dropout={False})
+    quantizer = ResidualFSQ(config["levels"], config["num_quantizers"], gradient="per_level")
     run_vqp(quantizer, state, io, channel_first=False, parts={})
 
 
@@ -79,18 +142,26 @@ def vqp_lfq(config: dict[str, Any], state: dict[str, Tensor], io: dict[str, Tens
         commitment_loss_weight=None,
         diversity_gamma=None,
     )
-    quantizer = LFQ(
-        config["codebook_size"].bit_length() - 1,
-        num_codebooks=config.get("num_codebooks", 1),
-        spherical=config.get("spherical", False),
-        commitment=config.get("commitment_loss_weight", 0.0),
-        entropy=config.get("entropy_loss_weight", 0.1),
-        diversity=config.get("diversity_gamma", 1.0),
-        first_bit="most",
-        entropy_floor="clamp",
-    )
-    parts = {name: name for name in ("per_sample_entropy", "batch_entropy", "commitment")}
-    run_vqp(quantizer, state, io, channel_first=False, parts=parts)
+    bits, weight = config["codebook_size"].bit_length() - 1, config.get("commitment_loss_weight", 0.0)
+    shared: dict[str, Any] = {
+        "num_codebooks": config.get("num_codebooks", 1),
+        "entropy": config.get("entropy_loss_weight", 0.1),
+        "diversity": config.get("diversity_gamma", 1.0),
+        "first_bit": "most",
+        "entropy_bits": bits,
+        "entropy_floor": "clamp",
+        "reference_bugs": True,
+    }
+    parts = {name: name for name in ("per_sample_entropy", "batch_entropy")}
+    quantizer: BSQ | LFQ
+    if config.get("spherical", False):  # the reference takes the mean over channels, BSQ sums
+        quantizer = BSQ(bits, commitment=weight / bits, temperature=0.01, **shared)
+        run_vqp(quantizer, state, io, channel_first=False, parts=parts)
+        error = quantizer(Projected(quantizer, state).project_in(io["latents"])).parts["commitment"] / bits
+        assert_close("commitment", error, io["train.loss.commitment"])
+    else:
+        quantizer = LFQ(bits, commitment=weight, **shared)
+        run_vqp(quantizer, state, io, channel_first=False, parts={**parts, "commitment": "commitment"})
 
 
 def run_vqp(
@@ -141,6 +212,8 @@ def run_vqp(
 
 PORTS: dict[str, Check] = {
     "vector_quantize_pytorch.vector_quantize_pytorch.VectorQuantize": vqp_vq,
+    "vector_quantize_pytorch.residual_vq.ResidualVQ": vqp_residual_vq,
     "vector_quantize_pytorch.finite_scalar_quantization.FSQ": vqp_fsq,
+    "vector_quantize_pytorch.residual_fsq.ResidualFSQ": vqp_residual_fsq,
     "vector_quantize_pytorch.lookup_free_quantization.LFQ": vqp_lfq,
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from quantizer_cases import CASES
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +21,7 @@ VQ_OPTIONS: dict[str, dict[str, Any]] = {
     "ema_kmeans_revive": {"learn": "ema", "decay": 0.8, "kmeans_init": True, "dead_code_threshold": 0.3},
     "norm_ema": {"learn": "norm_ema", "normalize": True, "decay": 0.8, "dead_code_threshold": 0.3},
     "gradient_kmeans_revive": {"kmeans_init": True, "dead_code_threshold": 0.3, "decay": 0.8},
+    "reference_bugs": {"learn": "ema", "decay": 0.8, "reference_bugs": True},
 }
 
 
@@ -29,22 +31,47 @@ def batch(step: int, rank: int, tokens: int, dim: int) -> Tensor:
     return torch.randn(2, tokens, dim, generator=generator) + rank
 
 
-def train_vq(name: str, rank: int, connect: Callable[[], None]) -> dict[str, Tensor]:
-    torch.manual_seed(rank)
-    quantizer: Quantizer = VQ(4, 24, **VQ_OPTIONS[name]).train()
-    connect()  # after construction, on purpose
+def train(quantizer: Quantizer, rank: int, tokens: Callable[[int], int], compiled: bool = False) -> dict[str, Tensor]:
     torch.manual_seed(1000 + rank)
-    learned = bool(list(quantizer.parameters()))
-    module = DistributedDataParallel(quantizer, broadcast_buffers=False) if learned else quantizer
+    learned = any(parameter.requires_grad for parameter in quantizer.parameters())
+    module: Any = quantizer
+    if learned:
+        module = DistributedDataParallel(quantizer, broadcast_buffers=False, find_unused_parameters=True)
+    if compiled:
+        module = torch.compile(quantizer, fullgraph=True, backend="aot_eager")
     optimizer = torch.optim.SGD(quantizer.parameters(), 0.5) if learned else None
     for step in range(6):
-        tokens = 0 if (step, rank) == (3, 1) and not learned else 20 + 5 * rank  # once, one rank has nothing
-        out = module(batch(step, rank, tokens, 4))
+        z = batch(step, rank, tokens(step), quantizer.input_dim)
+        mask = torch.arange(z.shape[1]).expand(2, -1) < z.shape[1] - rank
+        out = module(z, mask)
         if optimizer is not None:
             optimizer.zero_grad()
-            out.loss.backward()
+            (out.loss + 0.01 * out.latents.square().mean()).backward()
             optimizer.step()
-    return quantizer.state_dict()
+    return {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+
+
+def train_cases(rank: int, connect: Callable[[], None]) -> dict[str, dict[str, Tensor]]:
+    """Every case of the contract that keeps state, each built from another seed on each rank."""
+    built: dict[str, Quantizer] = {}
+    for name, case in CASES.items():
+        if case.state:
+            torch.manual_seed(rank)
+            built[name] = case.make().train()
+    connect()  # after construction, on purpose
+    return {name: train(module, rank, lambda step, n=name: CASES[n].tokens) for name, module in built.items()}
+
+
+def train_vq(name: str, rank: int, connect: Callable[[], None]) -> dict[str, Tensor]:
+    torch.manual_seed(rank)
+    quantizer = VQ(4, 24, **VQ_OPTIONS[name.removeprefix("compiled_")]).train()
+    connect()
+    learned = bool(list(quantizer.parameters()))
+
+    def tokens(step: int) -> int:  # once, one rank has nothing
+        return 0 if (step, rank) == (3, 1) and not learned else 20 + 5 * rank
+
+    return train(quantizer, rank, tokens, compiled=name.startswith("compiled_"))
 
 
 def lfq_entropy(rank: int, connect: Callable[[], None]) -> dict[str, Tensor]:
@@ -62,7 +89,13 @@ def main() -> None:
     def connect() -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
 
-    result = lfq_entropy(rank, connect) if scenario == "lfq" else train_vq(scenario, rank, connect)
+    result: Any
+    if scenario == "lfq":
+        result = lfq_entropy(rank, connect)
+    elif scenario == "cases":
+        result = train_cases(rank, connect)
+    else:
+        result = train_vq(scenario, rank, connect)
     torch.save(result, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 

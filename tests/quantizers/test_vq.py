@@ -152,9 +152,54 @@ def test_gradient_codebook_learns() -> None:
 
 def test_state_holds_only_what_the_mode_needs() -> None:
     assert set(VQ(4, 8).state_dict()) == {"codebook"}
-    assert set(VQ(4, 8, dead_code_threshold=0.1).state_dict()) == {"codebook", "cluster_size"}
+    assert set(VQ(4, 8, dead_code_threshold=0.1).state_dict()) == {"codebook", "cluster_size", "steps"}
     assert set(VQ(4, 8, learn="ema").state_dict()) == {"codebook", "cluster_size", "cluster_sum"}
     assert set(VQ(4, 8, kmeans_init=True).state_dict()) == {"codebook", "initialized"}
+
+
+def test_dead_codes_are_looked_for_at_the_interval() -> None:
+    """One vector uses one code; the others are replaced by it in every third step, counted over a resume."""
+    options: dict[str, Any] = {"learn": "ema", "decay": 0.5, "dead_code_threshold": 0.9, "dead_code_interval": 3}
+    quantizer = VQ(2, 8, **options).train()
+    x = torch.full((1, 1, 2), 5.0)
+    replaced = []
+    for step in range(7):
+        if step == 4:
+            state = quantizer.state_dict()
+            quantizer = VQ(2, 8, **options).train()
+            quantizer.load_state_dict(state)
+        with torch.no_grad():
+            quantizer.cluster_sum[4:] = 0  # four codes fall back to the origin
+        quantizer(x)
+        replaced.append(bool(quantizer.codebook[4:].norm(dim=-1).min() > 1))
+    assert replaced == [False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("codes", [3, 50])
+def test_orthogonality_is_the_mean_squared_cosine(codes: int) -> None:
+    quantizer = VQ(8, codes, orthogonality=10.0, commitment=0, codebook_loss=0)
+    unit = F.normalize(quantizer.codebook, dim=-1)
+    others = (unit @ unit.T).square() * (1 - torch.eye(codes))
+    out = quantizer(torch.randn(2, 5, 8))
+    torch.testing.assert_close(out.parts["orthogonality"], others.sum() / codes**2, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(out.loss, 10 * out.parts["orthogonality"])
+    out.loss.backward()
+    assert quantizer.codebook.grad is not None and quantizer.codebook.grad.any()
+
+
+def test_entropies_in_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    quantizer = VQ(4, 32, entropy=0.5, entropy_temperature=0.5).train()
+    z = torch.randn(2, 40, 4)
+    results = []
+    for block in (2**24, 32 * 7):
+        monkeypatch.setattr("quantizers.entropy._BLOCK", block)
+        quantizer.zero_grad()
+        latents = z.clone().requires_grad_()
+        out = quantizer(latents, torch.arange(40).expand(2, -1) < 30)
+        out.loss.backward()
+        results.append((out.loss.detach(), latents.grad, quantizer.codebook.grad.clone()))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +212,8 @@ def test_state_holds_only_what_the_mode_needs() -> None:
         ({"decay": 1.0}, "decay and dead_code_threshold in"),
         ({"dead_code_threshold": 2}, "decay and dead_code_threshold in"),
         ({"learn": "norm_ema"}, "unit sphere only"),
+        ({"learn": "ema", "orthogonality": 1.0}, "needs a codebook with gradients"),
+        ({"dead_code_interval": 0}, "dead_code_interval of at least 1"),
     ],
 )
 def test_wrong_options_are_explained(arguments: dict[str, Any], message: str) -> None:
