@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import quantizers
 from benchmarks.health_figure import draw
 from benchmarks.meters import machine
 from decoders import PatchConvDecoder
 from encoders import PatchConvEncoder
-from quantizers import Quantized, Quantizer
+from quantizers import BSQ, FSQ, IBQ, KL, LFQ, VQ, Gumbel, Product, Projected, Quantized, Quantizer, Residual, SimVQ
 from zoo.data.images import from_pil, read_image, to_pil
 from zoo.metrics import codebook_perplexity, codebook_usage, psnr
 from zoo.store.files import replacing
@@ -68,8 +68,8 @@ class Settings:
         seed: of weights and crops.
     """
 
-    steps: int = 400
-    batch: int = 16
+    steps: int = 800
+    batch: int = 8
     side: int = 32
     patch: int = 4
     shrink: int = 4
@@ -77,7 +77,7 @@ class Settings:
     depth: int = 2
     rate: float = 1e-3
     warmup: int = 20
-    crops: int = 2048
+    crops: int = 4096
     min_std: float = 8.0
     seed: int = 0
 
@@ -96,28 +96,22 @@ class Candidate:
 
 
 LEVELS = {12: [8, 8, 8, 8], 16: [8, 8, 8, 5, 5, 5]}
-ALIVE = {"learn": "ema", "kmeans_init": True, "dead_code_threshold": 0.1}
+EMA = partial(VQ, learn="ema", kmeans_init=True, dead_code_threshold=0.1)
 QUANTIZERS: dict[str, Candidate] = {
-    "VQ": Candidate(lambda width, bits: quantizers.VQ(width, 2**bits)),
-    "VQ, rotation trick": Candidate(lambda width, bits: quantizers.VQ(width, 2**bits, estimator="rotation")),
-    "VQ, EMA": Candidate(lambda width, bits: quantizers.VQ(width, 2**bits, learn="ema")),
-    "VQ, EMA, k-means, dead codes": Candidate(lambda width, bits: quantizers.VQ(width, 2**bits, **ALIVE), claims=True),
-    "VQ, 8 unit channels": Candidate(
-        lambda width, bits: quantizers.Projected(quantizers.VQ(8, 2**bits, normalize=True), width)
-    ),
-    "SimVQ": Candidate(lambda width, bits: quantizers.SimVQ(width, 2**bits), claims=True),
-    "IBQ": Candidate(lambda width, bits: quantizers.IBQ(width, 2**bits), claims=True),
-    "Gumbel": Candidate(lambda width, bits: quantizers.Gumbel(width, 2**bits)),
-    "Residual, 2 levels": Candidate(
-        lambda width, bits: quantizers.Residual(quantizers.VQ(width, 2 ** (bits // 2), **ALIVE), 2)
-    ),
-    "Product, 2 groups": Candidate(
-        lambda width, bits: quantizers.Product(quantizers.VQ(width // 2, 2 ** (bits // 2), **ALIVE), 2)
-    ),
-    "FSQ": Candidate(lambda width, bits: quantizers.FSQ(LEVELS[bits]), claims=True),
-    "LFQ": Candidate(lambda width, bits: quantizers.LFQ(bits), claims=True),
-    "BSQ": Candidate(lambda width, bits: quantizers.BSQ(bits), claims=True),
-    "KL, continuous": Candidate(lambda width, bits: quantizers.KL(width)),
+    "VQ": Candidate(lambda width, bits: VQ(width, 2**bits)),
+    "VQ, rotation trick": Candidate(lambda width, bits: VQ(width, 2**bits, estimator="rotation")),
+    "VQ, EMA": Candidate(lambda width, bits: VQ(width, 2**bits, learn="ema")),
+    "VQ, EMA, k-means, dead codes": Candidate(lambda width, bits: EMA(width, 2**bits), claims=True),
+    "VQ, 8 unit channels": Candidate(lambda width, bits: Projected(VQ(8, 2**bits, normalize=True), width)),
+    "SimVQ": Candidate(lambda width, bits: SimVQ(width, 2**bits), claims=True),
+    "IBQ": Candidate(lambda width, bits: IBQ(width, 2**bits), claims=True),
+    "Gumbel": Candidate(lambda width, bits: Gumbel(width, 2**bits)),
+    "Residual, 2 levels": Candidate(lambda width, bits: Residual(EMA(width, 2 ** (bits // 2)), 2)),
+    "Product, 2 groups": Candidate(lambda width, bits: Product(EMA(width // 2, 2 ** (bits // 2)), 2)),
+    "FSQ": Candidate(lambda width, bits: FSQ(LEVELS[bits]), claims=True),
+    "LFQ": Candidate(lambda width, bits: LFQ(bits), claims=True),
+    "BSQ": Candidate(lambda width, bits: BSQ(bits), claims=True),
+    "KL, continuous": Candidate(lambda width, bits: KL(width)),
 }
 
 

@@ -22,12 +22,16 @@ import hashlib
 import json
 import math
 import platform
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
+
+if __name__ == "__main__":  # a script's folder comes first on the path, where quantizers.py hides the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import PIL
 import torch

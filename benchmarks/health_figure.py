@@ -15,7 +15,8 @@ __all__ = ["draw"]
 
 GRID = "#dcdce2"
 COLOURS = ("#0072b2", "#d55e00")  # blue and vermilion of Okabe and Ito, told apart by all
-NAMES, PANEL, GAP, STEP, TOP, BOTTOM, RADIUS = 390, 380, 56, 46, 128, 92, 9
+NAMES, PANEL, GAP, STEP, TOP, BOTTOM, RADIUS = 390, 380, 60, 46, 150, 64, 9
+FINE = 2  # drawn this much larger, then reduced: smooth edges
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Panel:
         high: right end.
         ticks: values with a line.
         label: of a tick.
+        goal: value with a dashed line, if any.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Panel:
     high: float
     ticks: Sequence[float]
     label: Callable[[float], str]
+    goal: float | None = None
 
     def place(self, value: float) -> float:
         """Share of the width."""
@@ -56,47 +59,78 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], bits: Sequence
     """
     rows = [name for name in names if any(row["name"] == name for row in results)]
     panels = axes(results)
-    width = NAMES + (PANEL + GAP) * len(panels)
-    sheet = Image.new("RGB", (width, TOP + STEP * len(rows) + BOTTOM), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    plain, small = ImageFont.load_default(25), ImageFont.load_default(21)
     foot = TOP + STEP * len(rows)
+    sheet = Image.new("RGB", ((NAMES + (PANEL + GAP) * len(panels)) * FINE, (foot + BOTTOM) * FINE), PAPER)
+    pen = Pen(sheet)
     for number, panel in enumerate(panels):
         left = NAMES + (PANEL + GAP) * number
-        pen.text((left, TOP - 46), panel.title, fill=INK, font=plain, anchor="ls")
+        pen.text(left, TOP - 30, panel.title, anchor="ls")
         for tick in panel.ticks:
             x = left + PANEL * panel.place(tick)
-            pen.line([(x, TOP - 22), (x, foot)], fill=GRID, width=2)
-            pen.text((x, foot + 10), panel.label(tick), fill=FAINT, font=small, anchor="ma")
+            pen.line(x, TOP - 14, x, foot)
+            pen.text(x, foot + 10, panel.label(tick), faint=True, anchor="ma")
+        if panel.goal is not None:
+            x = left + PANEL * panel.place(panel.goal)
+            for y in range(TOP - 14, foot, 10):
+                pen.line(x, y, x, min(y + 5, foot), FAINT)
     for number, name in enumerate(rows):
-        y = TOP + STEP * number + STEP // 2 - 11
-        pen.text((NAMES - 36, y), name, fill=INK, font=plain, anchor="rm")
+        y = TOP + STEP * number + STEP // 2
+        pen.text(NAMES - 36, y, name, anchor="rm")
         for column, panel in enumerate(panels):
             left = NAMES + (PANEL + GAP) * column
-            pen.line([(left, y), (left + PANEL, y)], fill=GRID, width=2)
+            pen.line(left, y, left + PANEL, y)
             for size, colour in reversed(list(zip(bits, COLOURS, strict=True))):
                 row = next((row for row in results if (row["name"], row["bits"]) == (name, size)), None)
                 value = None if row is None else panel.value(row)
                 if row is not None and value is not None:
-                    mark(pen, left + PANEL * panel.place(value), y, colour if row["sizes"] else INK, size == bits[0])
-    legend(pen, bits, plain)
-    return sheet
+                    x = left + PANEL * panel.place(value)
+                    pen.mark(x, y, colour if row["sizes"] else INK, size == bits[0])
+    legend(pen, bits)
+    return sheet.resize((sheet.width // FINE, sheet.height // FINE), Image.Resampling.BOX)
+
+
+class Pen:
+    """Draws in units of the finished picture."""
+
+    def __init__(self, sheet: Image.Image) -> None:
+        self.pen = ImageDraw.Draw(sheet)
+        self.fonts = {faint: ImageFont.load_default(size * FINE) for faint, size in ((False, 25), (True, 21))}
+
+    def text(self, x: float, y: float, text: str, *, faint: bool = False, anchor: str = "lm") -> float:
+        """Write; returns the width."""
+        self.pen.text((x * FINE, y * FINE), text, FAINT if faint else INK, self.fonts[faint], anchor)
+        return self.fonts[faint].getlength(text) / FINE
+
+    def line(self, x: float, y: float, right: float, low: float, colour: str = GRID) -> None:
+        """A thin line."""
+        self.pen.line([(x * FINE, y * FINE), (right * FINE, low * FINE)], colour, 2 * FINE)
+
+    def mark(self, x: float, y: float, colour: str, disc: bool) -> None:
+        """A disc, or a diamond: sizes differ in shape as well as in colour."""
+        corners = [(0, -1), (1, 0), (0, 1), (-1, 0)]
+        for reach, fill in ((RADIUS + 2, PAPER), (RADIUS, colour)):
+            if disc:
+                box = [(x - reach) * FINE, (y - reach) * FINE, (x + reach) * FINE, (y + reach) * FINE]
+                self.pen.ellipse(box, fill)
+            else:
+                self.pen.polygon(
+                    [((x + (reach + 3) * i) * FINE, (y + (reach + 3) * j) * FINE) for i, j in corners], fill
+                )
 
 
 def axes(results: Sequence[dict[str, Any]]) -> list[Panel]:
     """Usage in percent, perplexity in bits, PSNR in a range that fits."""
     quality = [row["psnr"] for row in results]
-    low, high = math.floor(min(quality)), math.ceil(max(quality))
-    step = max(1, math.ceil((high - low) / 5))
-    high = low + step * math.ceil(max(high - low, 1) / step)
+    low, high = 5 * math.floor(min(quality) / 5), 5 * math.ceil(max(quality) / 5)
     return [
         Panel(
-            "usage, share of codes",
+            "usage, share of codes (goal 90%)",
             lambda row: row.get("usage"),
             0,
             1,
-            [0, 0.25, 0.5, 0.75, 0.9, 1],
-            lambda tick: f"{tick:.0%}" if tick != 1 else "",
+            [0, 0.25, 0.5, 0.75, 1],
+            lambda tick: f"{tick:.0%}",
+            goal=0.9,
         ),
         Panel(
             "perplexity, codes",
@@ -104,35 +138,17 @@ def axes(results: Sequence[dict[str, Any]]) -> list[Panel]:
             0,
             16,
             [0, 4, 8, 12, 16],
-            lambda tick: f"2^{tick:.0f}",
+            lambda tick: f"{2**tick:,.0f}",
         ),
-        Panel(
-            "PSNR, dB",
-            lambda row: row["psnr"],
-            low,
-            high,
-            list(range(low, high + 1, step)),
-            lambda tick: f"{tick:.0f}",
-        ),
+        Panel("PSNR, dB", lambda row: row["psnr"], low, high, range(low, high + 1, 5), lambda tick: f"{tick:.0f}"),
     ]
 
 
-def mark(pen: ImageDraw.ImageDraw, x: float, y: float, colour: str, full: bool) -> None:
-    """A disc, or a diamond: sizes differ in shape as well as in colour."""
-    if full:
-        pen.ellipse([x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS], fill=colour, outline=PAPER, width=2)
-    else:
-        reach = RADIUS + 3
-        pen.polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], fill=colour, outline=PAPER)
-
-
-def legend(pen: ImageDraw.ImageDraw, bits: Sequence[int], font: Any) -> None:
+def legend(pen: Pen, bits: Sequence[int]) -> None:
     """What the marks mean, at the top left."""
-    x = 40.0
+    x = 44.0
     for size, colour in zip(bits, COLOURS, strict=True):
-        mark(pen, x, 36, colour, size == bits[0])
-        text = f"about 2^{size} codes"
-        pen.text((x + 22, 36), text, fill=INK, font=font, anchor="lm")
-        x += 22 + font.getlength(text) + 52
-    mark(pen, x, 36, INK, True)
-    pen.text((x + 22, 36), "continuous", fill=INK, font=font, anchor="lm")
+        pen.mark(x, 36, colour, size == bits[0])
+        x += 74 + pen.text(x + 22, 36, f"about {2**size:,} codes")
+    pen.mark(x, 36, INK, True)
+    pen.text(x + 22, 36, "continuous")

@@ -11,8 +11,13 @@ dtype and with the same threads; it is measured again for every row, because oth
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's folder comes first on the path, where quantizers.py hides the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -2,7 +2,8 @@
 
     python benchmarks/quantizers.py
     python benchmarks/quantizers.py --rows 'VQ K=16384|SimVQ' --json rows.json --markdown rows.md
-    python benchmarks/quantizers.py --device cuda --dtype bfloat16 --compile
+    python benchmarks/quantizers.py --device cuda --dtype bfloat16 --precision bfloat16 --compile
+    python benchmarks/quantizers.py --device cuda --search
 
 Both libraries run in one process, in turns, at the same settings: the same latents and codebooks, straight-through
 estimator, commitment 0.25, moving averages with decay 0.99 (VQ and its residuals), no k-means, no dead-code
@@ -11,6 +12,9 @@ and parameters, moving averages included. The best of several runs counts. Time 
 thread, since machines are shared, and the time between CUDA events on a GPU. Memory is the most that tensors made
 during a call occupy at one time. Where vector-quantize-pytorch would need more than --memory-limit, its time is left
 out and its memory is an estimate from the copies of the N x K scores that it holds at smaller sizes.
+
+`--search` measures `nearest_code` alone, by precision, up to 262,144 codes, against the roofline of the machine: the
+rate of a large square product in that precision, and the bandwidth of a copy.
 
 The floor of a row is the work that no implementation can avoid (`benchmarks/floors.py`):
 
@@ -44,7 +48,7 @@ from torch import Tensor, nn
 
 from benchmarks.meters import contest, machine, peak_bytes
 from benchmarks.searches import HEAD as SEARCH_HEAD
-from benchmarks.searches import SIZES, Search, searches
+from benchmarks.searches import PRECISIONS, SIZES, Search, searches
 from benchmarks.works import Work, works
 from quantizers import Quantized, Quantizer, SimVQ
 from zoo.store.files import replacing
@@ -90,7 +94,8 @@ def measure(work: Work, options: argparse.Namespace) -> Row:
     if library is not None:
         spread(library)
         if isinstance(ours, SimVQ):
-            ours.load_state_dict({"codebook": library.frozen_codebook, "transform": library.code_transform.weight})
+            theirs = library.state_dict()
+            ours.load_state_dict({"codebook": theirs["frozen_codebook"], "transform": theirs["code_transform.weight"]})
         row.needs = {
             part: work.scores * 4 * copies
             for part, copies in zip(PARTS, work.copies, strict=True)
@@ -152,10 +157,10 @@ def caller(part: str, module: nn.Module, z: Tensor, compiled: bool) -> Callable[
         module.zero_grad(set_to_none=True)
         found = forward(leaf)
         latents, loss = (found.latents, found.loss) if isinstance(found, Quantized) else (found[0], sum_of(found[2:3]))
-        roots = [(latents, gradient.to(latents.dtype))]
-        if loss is not None and loss.requires_grad:
-            roots.append((loss, torch.ones_like(loss)))
-        torch.autograd.backward(*map(list, zip(*roots, strict=True)))
+        if loss is None or not loss.requires_grad:
+            latents.backward(gradient.to(latents.dtype))
+        else:
+            torch.autograd.backward([latents, loss], [gradient.to(latents.dtype), torch.ones_like(loss)])
 
     return train if part == "train" else encode
 
@@ -211,10 +216,10 @@ def printed(row: Row) -> Iterator[str]:
         ]
         faults = [fault.removeprefix(part).strip() for fault in row.missed if fault.startswith(part)]
         verdict = "missed: " + "; ".join(faults) if faults else "met"
-        yield f"{row.name:30} {part:7}" + "".join(f"{text:>11}" for text in texts) + f"  {verdict}"
+        yield f"{row.name:33} {part:7}" + "".join(f"{text:>11}" for text in texts) + f"  {verdict}"
 
 
-HEAD = f"{'work':30} {'part':7}" + "".join(
+HEAD = f"{'work':33} {'part':7}" + "".join(
     f"{head:>11}" for head in ("ours ms", "library ms", "faster", "floors", "ours MiB", "lib. MiB", "lighter")
 )
 
@@ -258,6 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="latents N (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the latents")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of our search for VQ and its residuals"
+    )
     parser.add_argument("--compile", action="store_true", help="run both libraries through torch.compile")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each; the fastest counts")
     parser.add_argument("--budget", type=float, default=20, help="seconds after which a call is not repeated")
@@ -284,7 +292,7 @@ def measure_all(options: argparse.Namespace, facts: dict[str, Any]) -> list[Row]
     """Measure the rows that were asked for; print and keep each as it comes."""
     rows: list[Row] = []
     print(HEAD, flush=True)
-    for work in works(options.tokens):
+    for work in works(options.tokens, options.precision):
         if re.search(options.rows, work.name):
             rows.append(measure(work, options))
             print(*printed(rows[-1]), sep="\n", flush=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from benchmarks.meters import contest, peak_bytes
+from benchmarks.works import Precision
 from quantizers.nearest import nearest_code
 
 __all__ = ["HEAD", "Search", "searches"]
 
 SIZES = (16384, 65536, 262144)
 WIDTHS = (8, 64, 256)
-PRECISIONS = ("float32", "tf32", "bfloat16")
-MATRIX = {"cpu": 1024, "cuda": 8192}
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+MATRIX = {"cpu": 512, "cuda": 8192}  # side of the product that sets the rate
+COPIED = {"cpu": 2**24, "cuda": 2**28}  # elements of the copy that sets the bandwidth: more than a cache holds
 HEAD = f"{'search':28}" + "".join(
     f"{head:>12}" for head in ("ms", "GFLOP/s", "of peak", "roofline ms", "of roofline", "MiB", "equal codes")
 )
@@ -82,7 +85,9 @@ def searches(
         for dim in WIDTHS:
             torch.manual_seed(0)
             x, codes = torch.randn(tokens, dim, device=device), torch.randn(size, dim, device=device)
-            calls = {name: partial(nearest_code, x, codes, precision=name) for name in PRECISIONS}
+            calls: dict[str, Callable[[], Tensor]] = {
+                name: partial(nearest_code, x, codes, precision=name) for name in PRECISIONS
+            }
             exact = calls["float32"]()
             memory = {name: peak_bytes(call, device) for name, call in calls.items()}
             equal = {name: float((call() == exact).float().mean()) for name, call in calls.items()}
@@ -102,19 +107,19 @@ def matmul_rate(precision: str, device: torch.device, repeats: int) -> float:
 
 
 def copy_rate(device: torch.device, repeats: int) -> float:
-    """Bytes/s read and written by a copy of 256 MiB."""
-    source = torch.empty(2**26, device=device)
+    """Bytes/s read and written by a copy."""
+    source = torch.ones(COPIED[device.type], device=device)
     target = torch.empty_like(source)
-    return 2 * 2**28 / contest({"copy": lambda: target.copy_(source)}, device, repeats, 5)["copy"]
+    return 8 * len(source) / contest({"copy": lambda: target.copy_(source)}, device, repeats, 5)["copy"]
 
 
 @contextmanager
 def tf32(on: bool) -> Iterator[None]:
     """Products of float32 in TF32, or in full precision."""
     backend = torch.backends.cuda.matmul
-    saved = backend.fp32_precision  # type: ignore[attr-defined]
-    backend.fp32_precision = "tf32" if on else "ieee"  # type: ignore[attr-defined]
+    saved = backend.fp32_precision
+    backend.fp32_precision = "tf32" if on else "ieee"
     try:
         yield
     finally:
-        backend.fp32_precision = saved  # type: ignore[attr-defined]
+        backend.fp32_precision = saved

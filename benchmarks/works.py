@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import vector_quantize_pytorch as vqp
@@ -15,6 +16,7 @@ from quantizers import BSQ, FSQ, LFQ, VQ, MultiScaleVQ, Product, Quantizer, Resi
 
 __all__ = ["Work", "works"]
 
+Precision = Literal["float32", "tf32", "bfloat16"]
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 # N x K float32 tensors that vector-quantize-pytorch 1.32 holds at a time: encode, train
 VQ_COPIES, RVQ_COPIES, SIMVQ_COPIES, LFQ_COPIES = (4, 6), (7, 9), (2, 2), (0, 7)
@@ -51,9 +53,14 @@ class Work:
     batch: int = 1
 
 
-def works(tokens: int) -> Iterator[Work]:
-    """All rows of the table, for `tokens` latents where the row does not name another number."""
-    ema = {"learn": "ema", "decay": 0.99, "commitment": 0.25}
+def works(tokens: int, precision: Precision = "float32") -> Iterator[Work]:
+    """All rows of the table.
+
+    Args:
+        tokens: latents N, where the row does not name another number.
+        precision: of the products by which our VQ and its residuals search.
+    """
+    ema = partial(VQ, learn="ema", decay=0.99, commitment=0.25, precision=precision)
     plain = {"decay": 0.99, "commitment_weight": 0.25, "rotation_trick": False}
     for size in (1024, 4096, 16384, 65536):
         for dim in (8, 64, 256):
@@ -61,7 +68,7 @@ def works(tokens: int) -> Iterator[Work]:
                 f"VQ K={size} D={dim}",
                 dim,
                 tokens,
-                partial(VQ, dim, size, **ema),
+                partial(ema, dim, size),
                 partial(SearchFloor, [(tokens, size, dim)]),
                 partial(vqp.VectorQuantize, dim=dim, codebook_size=size, threshold_ema_dead_code=0, **plain),
                 tokens * size,
@@ -74,7 +81,7 @@ def works(tokens: int) -> Iterator[Work]:
         "RVQ 8x1024 D=128",
         128,
         tokens,
-        lambda: Residual(VQ(128, 1024, **ema), 8),
+        lambda: Residual(ema(128, 1024), 8),
         partial(SearchFloor, [(tokens, 1024, 128)] * 8),
         partial(vqp.ResidualVQ, dim=128, num_quantizers=8, **rvq),
         tokens * 1024,
@@ -85,7 +92,7 @@ def works(tokens: int) -> Iterator[Work]:
         "grouped RVQ 2x4x1024 D=128",
         128,
         tokens,
-        lambda: Product(Residual(VQ(64, 1024, **ema), 4), 2),
+        lambda: Product(Residual(ema(64, 1024), 4), 2),
         partial(SearchFloor, [(tokens, 1024, 64)] * 8),
         partial(vqp.GroupedResidualVQ, dim=128, groups=2, num_quantizers=4, **rvq),
         tokens * 1024,
@@ -105,7 +112,7 @@ def works(tokens: int) -> Iterator[Work]:
     )
     images = max(1, tokens // 1024)
     yield Work(
-        "multi-scale 1..16 K=4096 D=32",
+        f"multi-scale 1..16 K=4096 D=32 B={images}",
         32,
         images * 256,
         lambda: MultiScaleVQ(VQ(32, 4096), SCALES),
@@ -118,8 +125,8 @@ def works(tokens: int) -> Iterator[Work]:
     for bits, count in ((10, tokens), (14, tokens), (18, few), (18, tokens)):
         yield binary(f"LFQ 2^{bits}", bits, count, partial(LFQ, bits, first_bit="most", temperature=0.01), False)
     for count in (few, tokens):
-        same = {"commitment": 0.25 / 18, "temperature": 0.01, "entropy_bits": 18}
-        yield binary("BSQ 2^18", 18, count, partial(BSQ, 18, **same), True)
+        same = partial(BSQ, 18, commitment=0.25 / 18, temperature=0.01, entropy_bits=18)
+        yield binary("BSQ 2^18", 18, count, same, True)
 
 
 def binary(name: str, bits: int, count: int, ours: Callable[[], Quantizer], spherical: bool) -> Work:

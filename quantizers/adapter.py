@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,45 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapter_options import GROUPED, RESIDUAL, checked
 from .base import Quantized, Quantizer
 from .distributed import all_reduce_sum, world_size
 from .estimators import straight_through
 from .upkeep import align_once
 
 __all__ = ["VectorQuantizePytorch"]
-
-_GROUPED = ("GroupedResidualVQ", "GroupedResidualFSQ", "GroupedResidualLFQ")
-_RESIDUAL = ("ResidualVQ", "ResidualSimVQ", "ResidualFSQ", "ResidualLFQ")
-_SINGLE = ("VectorQuantize", "SimVQ", "FSQ", "FSP", "LFQ", "BinaryMapper", "RandomProjectionQuantizer")
-_SUPPORTED = (*_SINGLE, *_RESIDUAL, *_GROUPED)
-_REFUSED = {
-    "LatentQuantize": "its values learn, but its indices decode to those of the start; use quantizers.FSQ",
-    "HierarchicalVQ": "its scales depend on all positions, and padding would reach them; use quantizers.MultiScaleVQ",
-    "EvoLFQ": "it is an encoder, a quantizer and a decoder in one; build its 'LFQ'",
-}
-_CHANNELS_LAST = "latents are (B, N, D) here"
-_UNROTATED = "its indices decode without it"
-_FIXED: dict[str, tuple[Any, str]] = {
-    "channel_last": (True, _CHANNELS_LAST),
-    "channel_first": (False, _CHANNELS_LAST),
-    "is_channel_first": (False, _CHANNELS_LAST),
-    "accept_image_fmap": (False, _CHANNELS_LAST),
-    "accept_3d_fmap": (False, _CHANNELS_LAST),
-    "return_indices": (True, "the protocol returns indices"),
-    "affine_param": (False, "codes would move with every batch, and indices not decode to them"),
-    "manual_ema_update": (False, "nobody would call it"),
-    "sync_codebook": (False, "ranks are synchronised whenever there are several"),
-    "deterministic_on_eval": (True, "the code of a latent is one and the same in eval"),
-}
-_FIXED_FOR: dict[str, dict[str, tuple[Any, str]]] = {
-    "RandomProjectionQuantizer": {"kmeans_init": (False, "nothing here learns")},
-    **dict.fromkeys(("ResidualFSQ", "GroupedResidualFSQ"), {"orthogonal_rotation": (False, _UNROTATED)}),
-    **dict.fromkeys(
-        ("ResidualLFQ", "GroupedResidualLFQ"),
-        {"orthogonal_rotation": (False, _UNROTATED), "spherical": (False, _UNROTATED)},
-    ),
-}
-_LARGEST_SUM = 2**24  # FSQ and FSP add their digits up in float32
 
 
 class VectorQuantizePytorch(Quantizer):
@@ -98,7 +65,7 @@ class VectorQuantizePytorch(Quantizer):
     ) -> None:
         super().__init__()
         self.name = name
-        self.options = _checked(name, options)
+        self.options = checked(name, options)
         self.quantizer = self._build()
         self.codebook_sizes = _sizes(name, self.quantizer)
         self._input_dim = self._widths()[0]
@@ -115,7 +82,7 @@ class VectorQuantizePytorch(Quantizer):
         return self._input_dim
 
     @property
-    def estimator(self) -> str:  # type: ignore[override]
+    def estimator(self) -> str:
         """As the argument."""
         return self._estimator
 
@@ -194,8 +161,9 @@ class VectorQuantizePytorch(Quantizer):
             loss = _carried(loss, inside, rows)
             latents = self._estimate(rows, latents)
         for module in self.quantizer.modules():
-            if "zero" in module._buffers:  # which the library hands out as a loss, and makes require a gradient
-                module.zero = torch.zeros_like(module.zero)
+            zero = module._buffers.get("zero")
+            if zero is not None:  # the library hands it out as a loss, and makes it require a gradient
+                module._buffers["zero"] = torch.zeros_like(zero)
         if dropped is not None:
             found = torch.where(found < 0, dropped, found)
         if mask is None or padding is None:
@@ -209,15 +177,12 @@ class VectorQuantizePytorch(Quantizer):
 
     def _call(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The library's latents (A, R, D), indices (A, R, Q) int64 and summed loss () for rows (A, R, D)."""
-        if self.name == "BinaryMapper":
-            result = self.quantizer(rows, deterministic=not self.training or None, return_indices=True)
-        else:
-            result = self.quantizer(rows)
+        result = self.quantizer(rows, **({"return_indices": True} if self.name == "BinaryMapper" else {}))
         if isinstance(result, Tensor):
             indices = result.long().reshape(*rows.shape[:2], -1)
             return self._decode(indices.flatten(0, 1)).unflatten(0, rows.shape[:2]).detach(), indices, rows.sum() * 0
         latents, indices, *rest = result
-        if self.name in _GROUPED:
+        if self.name in GROUPED:
             indices = indices.movedim(0, -2)
         loss = rest[0].float().sum() if rest else rows.sum() * 0
         return latents, indices.long().reshape(*rows.shape[:2], -1), loss
@@ -237,9 +202,9 @@ class VectorQuantizePytorch(Quantizer):
             return torch.zeros(0, self.dim, device=indices.device)
         if self.name == "BinaryMapper":
             return F.one_hot(indices[:, 0], inner.num_codes).float()
-        if self.name in _GROUPED:
+        if self.name in GROUPED:
             return inner.get_output_from_indices(indices.unflatten(1, (inner.groups, -1)).movedim(1, 0)[:, None])[0]
-        if self.name in _RESIDUAL:
+        if self.name in RESIDUAL:
             return inner.get_output_from_indices(indices[None])[0]
         if self.name in ("VectorQuantize", "RandomProjectionQuantizer"):
             inner = inner if self.name == "VectorQuantize" else inner.vq
@@ -341,41 +306,10 @@ class VectorQuantizePytorch(Quantizer):
         return f"name={self.name!r}, options={self.options}"
 
 
-def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the library takes them."""
-    if name not in _SUPPORTED:
-        reason = _REFUSED.get(name, f"expected one of {', '.join(_SUPPORTED)}")
-        raise ValueError(f"VectorQuantizePytorch cannot build {name!r}: {reason}")
-    for option, value in options.items():
-        if not _plain(value):
-            raise ValueError(
-                f"VectorQuantizePytorch expects options of plain data, got {option}={type(value).__name__}; "
-                "numbers, texts, lists and mappings can be stored in a recipe"
-            )
-    for option, (fixed, reason) in {**_FIXED, **_FIXED_FOR.get(name, {})}.items():
-        if options.get(option) not in (None, fixed):
-            raise ValueError(f"{name} needs {option}={fixed}, got {options[option]!r}: {reason}")
-    if isinstance(options.get("levels"), list | tuple) and math.prod(options["levels"]) > _LARGEST_SUM:
-        raise ValueError(
-            f"{name} of vector-quantize-pytorch computes indices in float32, exact below 2^24 codes, got "
-            f"{math.prod(options['levels'])}; use quantizers.FSQ"
-        )
-    listed = isinstance(options.get("codebook_size"), list)
-    return {**options, "codebook_size": tuple(options["codebook_size"])} if listed else dict(options)
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return all(_plain(entry) for entry in value)
-    return value is None or type(value) in (bool, int, float, str)
-
-
 def _sizes(name: str, module: Any) -> tuple[int, ...]:
-    if name in _GROUPED:
+    if name in GROUPED:
         return tuple(layer.codebook_size for group in module.rvqs for layer in group.layers)
-    if name in _RESIDUAL:
+    if name in RESIDUAL:
         return tuple(layer.codebook_size for layer in module.layers)
     if name == "BinaryMapper":
         return (module.num_codes,)

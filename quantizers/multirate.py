@@ -76,7 +76,7 @@ class MultiRate(Quantizer):
             self._set_levels("none")
 
     @property
-    def estimator(self) -> str:  # type: ignore[override]
+    def estimator(self) -> str:
         """Of the whole under "once", of every level under "chained"."""
         return self._estimator
 
@@ -94,8 +94,8 @@ class MultiRate(Quantizer):
         """
         if any(positions % stride for stride in self.strides):
             raise ValueError(
-                f"MultiRate expects a number of positions divisible by its strides {self.strides}, got {positions}; pad "
-                f"to a multiple of {math.lcm(*self.strides)} and pass a mask"
+                f"MultiRate expects a number of positions divisible by its strides {self.strides}, got {positions}; "
+                f"pad to a multiple of {math.lcm(*self.strides)} and pass a mask"
             )
         return tuple(positions // stride for stride in self.strides)
 
@@ -119,7 +119,8 @@ class MultiRate(Quantizer):
             rest = rest - (step if self.gradient == "chained" else step.detach())
         share = 1 / len(found) if self.reduce == "mean" else 1.0
         names = dict.fromkeys(name for level in found for name in level.parts)
-        parts = {name: share * sum(level.parts.get(name, z.new_zeros(())) for level in found) for name in names}
+        nothing = z.new_zeros(())
+        parts = {name: share * torch.stack([level.parts.get(name, nothing) for level in found]).sum() for name in names}
         return Quantized(
             self._estimate(z, total) if self.gradient == "once" else total,
             torch.cat([level.indices for level in found], dim=1),

@@ -46,8 +46,9 @@ class MultiScaleVQ(Quantizer):
         scales: sizes, coarse to fine, none shrinking: a side or a pair (h, w) of each grid for ndim=2, lengths for
             ndim=1. N of the latents is the size of the last.
         ndim: axes that N stands for, in raster order.
-        phis: how many convolutions the scales share, each scale taking that with the nearest place
-            (`phi.nearest_tick`): VAR's 4 by default, 1 for all, `len(scales)` for one each, 0 for none (TokenFlow).
+        phis: how many convolutions the scales share, each scale taking the one nearest to its place among them
+            (`phi.nearest_tick`): 1 for all, `len(scales)` for one each, 0 for none (TokenFlow). None: VAR's 4, or one
+            each of fewer scales.
         phi_ratio: share of the convolution in phi.
         commitment: weight of the term that draws z to the sums (VAR's beta).
         codebook_loss: weight of the term that draws the sums to z.
@@ -70,7 +71,7 @@ class MultiScaleVQ(Quantizer):
         scales: Sequence[int | tuple[int, int]],
         *,
         ndim: Literal[1, 2] = 2,
-        phis: int = 4,
+        phis: int | None = None,
         phi_ratio: float = 0.5,
         commitment: float = 0.25,
         codebook_loss: float = 1.0,
@@ -87,6 +88,7 @@ class MultiScaleVQ(Quantizer):
                 f"reads, got {type(quantizer).__name__} from {quantizer.input_dim} to {quantizer.dim} with codebooks "
                 f"{quantizer.codebook_sizes}; put it into Projected"
             )
+        phis = min(4, len(self.grids)) if phis is None else phis
         if phis < 0 or not 0 <= scale_dropout <= 1 or (scale_dropout and len(self.grids) == 1):
             raise ValueError(
                 f"MultiScaleVQ expects phis >= 0 and scale_dropout in [0, 1], got {phis} and {scale_dropout}; "
@@ -167,8 +169,7 @@ class MultiScaleVQ(Quantizer):
             (B, sum of scales - scales[0], dim); of k < S coarse scales, inputs up to that of scale k + 1.
         """
         inputs = [
-            self._to_rows(shrink(total, grid))
-            for total, grid in zip(self._sums(indices), self.grids[1:], strict=False)
+            self._to_rows(shrink(total, grid)) for total, grid in zip(self._sums(indices), self.grids[1:], strict=False)
         ]
         empty = self._to_rows(self._empty(indices))[:, :0]
         return torch.cat([empty, *inputs], dim=1)
@@ -182,8 +183,8 @@ class MultiScaleVQ(Quantizer):
             scale: which one, from 0.
 
         Returns:
-            The sum (B, N, dim) with this scale, and the same at the size of the next, (B, scales[scale + 1], dim); after
-            the last scale both are the sum.
+            The sum (B, N, dim) with this scale, and the same at the size of the next, (B, scales[scale + 1], dim).
+            After the last scale both are the sum.
         """
         if not 0 <= scale < len(self.scales) or indices.shape[1:2] != self.scales[scale : scale + 1]:
             raise ValueError(
@@ -213,8 +214,8 @@ class MultiScaleVQ(Quantizer):
             total = total + step
             rest = rest - step.detach()
             indices.append(found.indices)
-            drawn, pulled = (total.detach() - target).square(), (total - target.detach()).square()
-            terms.append(torch.stack((mean(self._to_rows(drawn), mask), mean(self._to_rows(pulled), mask), found.loss)))
+            errors = (total.detach() - target).square(), (total - target.detach()).square()
+            terms.append(torch.stack((*(_mean(error, real) for error in errors), found.loss)))
         losses = torch.stack(terms)
         losses = losses.mean(0) if keep is None else (losses * keep[:, None]).sum(0) / keep.sum()
         parts = dict(zip(("commitment", "codebook", "inner"), losses.unbind(), strict=True))
@@ -272,8 +273,8 @@ class MultiScaleVQ(Quantizer):
         ends = list(accumulate(self.scales, initial=0))
         if indices.shape[1] not in ends:
             raise ValueError(
-                f"{type(self).__name__} expects the indices of whole scales, {', '.join(map(str, ends[1:]))} positions, "
-                f"got {indices.shape[1]}; codes of another size need with_scales()"
+                f"{type(self).__name__} expects the indices of whole scales, {', '.join(map(str, ends[1:]))} "
+                f"positions, got {indices.shape[1]}; codes of another size need with_scales()"
             )
         parts = indices.split(list(self.scales[: ends.index(indices.shape[1])]), dim=1)
         steps = (self._decode(part, scale) for scale, part in enumerate(parts))
@@ -299,7 +300,7 @@ class MultiScaleVQ(Quantizer):
     def _nothing(self, z: Tensor) -> Quantized:
         zero, names = z.sum(), ("commitment", "codebook", "inner")[: 2 + bool(self.inner_loss)]
         empty = z.new_empty(len(z), 0, len(self.codebook_sizes), dtype=torch.int64)
-        return Quantized(self._estimate(z, z.detach()), empty, zero, {name: zero for name in names})
+        return Quantized(self._estimate(z, z.detach()), empty, zero, dict.fromkeys(names, zero))
 
     @staticmethod
     def _to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -313,6 +314,11 @@ class MultiScaleVQ(Quantizer):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, scales={self.scales}, ndim={self.ndim}"
+
+
+def _mean(x: Tensor, real: Tensor | None) -> Tensor:
+    """Mean of x (B, D, H, W) at real positions (B, 1, H, W)."""
+    return mean(x) if real is None else (x * real).sum() / (real.sum() * x.shape[1]).clamp_min(1)
 
 
 def _grids(scales: Sequence[Any], ndim: int) -> tuple[tuple[int, int], ...]:

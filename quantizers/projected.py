@@ -44,7 +44,7 @@ class Projected(Quantizer):
         self.project_out = linear(quantizer.dim, dim, bias)
 
     @property
-    def estimator(self) -> str:  # type: ignore[override]
+    def estimator(self) -> str:
         """The inner quantizer's."""
         return self.quantizer.estimator
 

@@ -118,7 +118,7 @@ class Residual(Quantizer):
         return self._stack()[0].input_dim
 
     @property
-    def estimator(self) -> str:  # type: ignore[override]
+    def estimator(self) -> str:
         """Of the whole under "once", of every level otherwise."""
         return self._estimator
 

@@ -74,14 +74,15 @@ class _Stage(FSQ):
         self.depth = depth
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        z = self._check_latents(z, mask)
-        levels, strides = self._radix(z.device)
-        scale = levels.float() ** -self.depth
-        bounded = (z / scale).clamp(-1, 1)
-        digits = ((levels - 1) * (bounded + 1) / 2 + 0.5).floor().long()
-        codes = self._codes(digits, levels) * scale
-        return Quantized(self._estimate(bounded * scale, codes), (digits * strides).sum(-1, True), z.new_zeros(()))
+        scale = self._scale(z.device)
+        found = super().forward(z / scale, mask)
+        return Quantized(found.latents * scale, found.indices, found.loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        levels, _ = self._radix(indices.device)
-        return super().lookup(indices) * levels.float() ** -self.depth
+        return super().lookup(indices) * self._scale(indices.device)
+
+    def _scale(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.levels, dtype=torch.float32, device=device) ** -self.depth
+
+    def _squash(self, z: Tensor) -> Tensor:
+        return z.clamp(-1, 1)

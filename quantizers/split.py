@@ -52,7 +52,7 @@ class SplitResidual(Quantizer):
         return self._stacks()[0].input_dim
 
     @property
-    def estimator(self) -> str:  # type: ignore[override]
+    def estimator(self) -> str:
         """The stacks'."""
         return self._stacks()[0].estimator
 

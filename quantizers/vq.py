@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from .base import Quantized, Quantizer, mean
 from .codebook import cluster_totals, ema_codes, norm_ema_codes, update_average
-from .distributed import world_size
 from .entropy import Entropies, softmax_entropies
 from .nearest import nearest_code
-from .upkeep import align_ranks, replace_dead_codes, start_codebook
+from .upkeep import align_once, replace_dead_codes, start_codebook
 
 __all__ = ["VQ"]
 
@@ -180,7 +179,9 @@ class VQ(Quantizer):
     def codes(self) -> Tensor:
         """(K, D) float32 codes as looked up: of unit length when `normalize`."""
         if self._postponed is not None and self.steps is not None:
-            return self._unit(self.codebook.clone())  # `settle` may write into the codebook before the gradient is taken
+            return self._unit(
+                self.codebook.clone()
+            )  # `settle` may write into the codebook before the gradient is taken
         return self._unit(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
@@ -275,9 +276,8 @@ class VQ(Quantizer):
     @torch.no_grad()
     def _start(self, x: Tensor, real: Tensor | None) -> None:
         """Equal ranks, and a k-means start where it is still to be made."""
-        if not self._aligned and world_size() > 1 and not self.reference_bugs:
-            align_ranks([tensor.detach() for tensor in (*self.parameters(), *self.buffers())])
-            self._aligned = True
+        if not self.reference_bugs:
+            align_once(self)
         if self._may_start and self.initialized is not None:
             codebook = self.codebook.detach()
             averages, flag = (self.cluster_size, self.cluster_sum), self.initialized

@@ -5,9 +5,7 @@ from quantizers import BSQ, FSQ, VQ, MultiRate, MultiScaleVQ, Projected
 from .case import Case
 
 CASES: dict[str, Case] = {
-    "multiscale": Case(
-        lambda: MultiScaleVQ(VQ(6, 40), (1, 2, 3, 4)), tokens=16, positionwise=False, idempotent=False
-    ),
+    "multiscale": Case(lambda: MultiScaleVQ(VQ(6, 40), (1, 2, 3, 4)), tokens=16, positionwise=False, idempotent=False),
     "multiscale_line": Case(
         lambda: MultiScaleVQ(VQ(6, 40, metric="cosine"), (1, 3, 7), ndim=1, phis=0),
         positionwise=False,
@@ -34,10 +32,10 @@ CASES: dict[str, Case] = {
         idempotent=False,
         state=True,
     ),
-    "multiscale_bsq": Case(
-        lambda: MultiScaleVQ(BSQ(5), (1, 2, 4)), tokens=16, positionwise=False, idempotent=False
+    "multiscale_bsq": Case(lambda: MultiScaleVQ(BSQ(5), (1, 2, 4)), tokens=16, positionwise=False, idempotent=False),
+    "multiscale_fsq": Case(
+        lambda: MultiScaleVQ(FSQ([5, 5, 5]), (1, 2, 4), phis=2), tokens=16, positionwise=False, idempotent=False
     ),
-    "multiscale_fsq": Case(lambda: MultiScaleVQ(FSQ([5, 5, 5]), (1, 2, 4), phis=2), tokens=16, positionwise=False, idempotent=False),
     "multirate": Case(
         lambda: MultiRate(VQ(6, 40, learn="ema", dead_code_threshold=0.1), (4, 2, 1)),
         tokens=8,

@@ -81,5 +81,5 @@ def test_many_bits_stay_distinct(bits: int) -> None:
     [{"dim": 0}, {"bits": 0}, {"bits": 17}, {"low": 1.0, "high": 1.0}, {"span": 0.5}, {"bits": 10, "span": 3.0}],
 )
 def test_wrong_options_are_explained(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="DimensionWise (expects|of)"):
+    with pytest.raises(ValueError, match=r"DimensionWise (expects|of)"):
         DimensionWise(**{"dim": 4, **arguments})

@@ -58,11 +58,78 @@ def test_index_grows_with_each_channel(levels: list[int], seed: int) -> None:
 
 def test_extremes_stay_in_range() -> None:
     quantizer = FSQ([8, 5, 2])
-    z = torch.tensor([-torch.inf, -1e30, 1e30, torch.inf])[None, :, None].expand(1, 4, 3)
+    z = torch.tensor([-3e38, -1e30, 1e30, 3e38])[None, :, None].expand(1, 4, 3)
     assert quantizer(z).indices.flatten().tolist() == [0, 0, 79, 79]
 
 
-@pytest.mark.parametrize("levels", [[], [1, 4], [8, 0], [2**32, 2**32]])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("count", [1001, 1002, 5001, 5002, 2**20])
+def test_many_levels_stay_in_range(count: int, symmetric: bool) -> None:
+    """A margin in proportion to the levels would round the ends of more than 1001 to a level that is not there."""
+    quantizer = FSQ([count, 2], symmetric=symmetric).eval()
+    z = torch.tensor([[[-50.0, -50.0], [50.0, 50.0]]])
+    out = quantizer(z)
+    assert out.indices.flatten().tolist() == [0, 2 * count - 1]
+    assert torch.equal(quantizer.lookup(out.indices), out.latents)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=st.lists(st.integers(2, 300), min_size=1, max_size=7),
+    symmetric=st.booleans(),
+    rows=st.integers(0, 40),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    seed=st.integers(0, 2**32),
+)
+def test_indices_are_exact_below_and_above_float32(
+    levels: list[int], symmetric: bool, rows: int, dtype: torch.dtype, seed: int
+) -> None:
+    """Products of levels on both sides of 2^24, against Python's integers."""
+    quantizer = FSQ(levels, symmetric=symmetric).eval()
+    z = (torch.randn(1, rows, len(levels), generator=torch.Generator().manual_seed(seed)) * 2).to(dtype)
+    out = quantizer(z)
+    assert torch.equal(quantizer.lookup(out.indices), out.latents)
+    count = torch.tensor(levels, dtype=torch.float64)
+    steps = (out.latents + 1) * (count - 1) / 2 if symmetric else out.latents * (count // 2) + count // 2
+    expected = []
+    for digits in steps.round().long()[0].tolist():
+        index = 0
+        for digit, level in zip(reversed(digits), reversed(levels), strict=True):
+            assert 0 <= digit < level
+            index = index * level + digit
+        expected.append(index)
+    assert out.indices.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("levels", [[8, 8, 8, 5, 5, 5], [1000, 1000, 1000]])
+def test_index_is_exact_under_autocast(levels: list[int]) -> None:
+    quantizer = FSQ(levels).eval()
+    z = torch.randn(4, 64, len(levels), generator=torch.Generator().manual_seed(0))
+    expected = quantizer(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = quantizer(z)
+    assert torch.equal(out.indices, expected.indices)
+    assert torch.equal(out.latents.view(torch.int32), quantizer.lookup(out.indices).view(torch.int32))  # -0 is not 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradient_is_that_of_the_bound(symmetric: bool) -> None:
+    levels = torch.tensor([8, 5, 4])
+    z = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (FSQ(levels.tolist(), symmetric=symmetric).train()(z).latents * weights).sum().backward()
+    inner = z.detach().requires_grad_()
+    if symmetric:
+        bounded = inner.tanh()
+    else:
+        half, offset = (levels - 1) * 1.001 / 2, (levels % 2 == 0) * 0.5
+        bounded = (half * (inner + (offset / half).atanh()).tanh() - offset) / (levels // 2)
+    (bounded * weights).sum().backward()
+    assert z.grad is not None and inner.grad is not None
+    torch.testing.assert_close(z.grad, inner.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [[], [1, 4], [8, 0], [2**20 + 1], [2**16] * 4])
 def test_wrong_levels_are_explained(levels: list[int]) -> None:
     with pytest.raises(ValueError, match="FSQ expects"):
         FSQ(levels)

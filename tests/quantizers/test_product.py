@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from vector_quantize_pytorch import GroupedResidualVQ
+from vector_quantize_pytorch import GroupedResidualVQ, VectorQuantize
 
 from quantizers import FSQ, VQ, Product, Projected, Residual, SimVQ
 
@@ -35,7 +35,7 @@ def test_groups_are_independent(sizes: list[tuple[int, int]], tokens: int, seed:
 
 
 def test_copies_start_anew() -> None:
-    """Also parametrized weights, which are computed from others."""
+    """Whatever lies inside: a frozen codebook, its map, and weights of norm and direction."""
     members = Product(Projected(SimVQ(3, 10), 5, weight_norm=True), 3).quantizers
     for name, first in members[0].state_dict().items():
         others = [member.state_dict()[name] for member in list(members)[1:]]
@@ -101,6 +101,34 @@ def test_padding_counts_in_no_disentanglement() -> None:
     product = Product(VQ(4, 30), 2, disentanglement=1.0).train()
     z, mask = torch.randn(1, 6, 8), torch.tensor([[True] * 4 + [False] * 2])
     torch.testing.assert_close(product(z, mask).parts["disentanglement"], product(z[:, :4]).parts["disentanglement"])
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("rotation", [True, False])
+def test_heads_match_vector_quantize_pytorch(separate: bool, cosine: bool, rotation: bool) -> None:
+    torch.manual_seed(0)
+    options = {"separate_codebook_per_head": separate, "use_cosine_sim": cosine, "rotation_trick": rotation}
+    reference = VectorQuantize(dim=16, heads=4, codebook_dim=4, codebook_size=24, decay=0.9, **options).train()
+    estimator = "rotation" if rotation else "straight_through"
+    head = VQ(4, 24, normalize=cosine, learn="ema", commitment=1.0, estimator=estimator, decay=0.9)
+    product = Product(head, 4, shared=not separate).train()
+    theirs = reference._codebook
+    for member, *tensors in zip(product.quantizers, theirs.embed, theirs.cluster_size, theirs.embed_avg, strict=True):
+        names = ("codebook", "cluster_size", "cluster_sum")
+        member.load_state_dict({name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)})
+    z, g = torch.randn(2, 30, 16), torch.randn(2, 30, 16)
+    one, two = z.clone().requires_grad_(), z.clone().requires_grad_()
+    latents, indices, loss = reference(one)
+    out = product(two)
+    assert torch.equal(out.indices, indices)
+    torch.testing.assert_close(out.latents, latents, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.loss, loss.sum())
+    ((latents * g).sum() + loss.sum()).backward()
+    ((out.latents * g).sum() + out.loss).backward()
+    torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-6)
+    for member, codes in zip(product.quantizers, theirs.embed, strict=True):
+        torch.testing.assert_close(member.codebook, codes, rtol=1e-5, atol=1e-6)
 
 
 def test_grouped_residual_matches_vector_quantize_pytorch() -> None:

@@ -87,5 +87,5 @@ def test_moving_averages_follow_the_parts() -> None:
     ],
 )
 def test_wrong_options_are_explained(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="SharedVQ (expects|has)"):
+    with pytest.raises(ValueError, match=r"SharedVQ (expects|has)"):
         SharedVQ(**{"dims": (4, 3), "codebook_size": 8, **arguments})

@@ -75,7 +75,7 @@ def test_codebook_usage_of_the_steps_since_the_last_report() -> None:
     assert training.usage("train") == {"train/usage": 2 / size, "train/perplexity": pytest.approx(2)}
     with pytest.warns(UserWarning, match="before the ``update``"):
         assert training.usage("train") == training.usage("val") == {}
-    assert not any("_codes" in name for name in training.state_dict())
+    assert not any("statistics" in name for name in training.state_dict())
 
 
 def test_moving_average() -> None:

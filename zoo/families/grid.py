@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from quantizers import Quantizer
+from quantizers import MultiScaleVQ, Quantizer
 from zoo.spec import TokenizerSpec
 from zoo.tokenizer import Tokenizer
 
@@ -21,7 +21,8 @@ class GridTokenizer(Tokenizer):
 
     Args:
         encoder: images (B, 3, H, W) to latents (B, h * w, D); has `dim` and `downsample`.
-        quantizer: of width `encoder.dim` (twice `dim` for `quantizers.KL`).
+        quantizer: reads `encoder.dim` channels. With `quantizers.MultiScaleVQ` tokens are those of its scales, coarse to
+            fine, for images of `image_size` alone.
         decoder: latents (B, h * w, D) and the grid (h, w) to images; has `dim` and `downsample`.
         image_size: side of a typical image, pixels.
 
@@ -35,18 +36,26 @@ class GridTokenizer(Tokenizer):
 
     def __init__(self, encoder: Any, quantizer: Quantizer, decoder: Any, image_size: int = 256) -> None:
         super().__init__(encoder, quantizer, decoder)
-        if quantizer.dim != decoder.dim:
-            raise ValueError(f"widths differ: quantizer.dim={quantizer.dim}, decoder.dim={decoder.dim}")
+        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
+            raise ValueError(
+                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
+                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
+            )
         if encoder.downsample != decoder.downsample:
             raise ValueError(f"encoder.downsample={encoder.downsample}, decoder.downsample={decoder.downsample}")
+        cells = (-(-image_size // encoder.downsample)) ** 2
+        scales = quantizer.scales if isinstance(quantizer, MultiScaleVQ) else ()
+        if scales and scales[-1] != cells:
+            raise ValueError(f"the last of the scales has {scales[-1]} cells, images of {image_size} pixels {cells}")
         self.spec = TokenizerSpec(
             modality="image",
             input_shape=(3, image_size, image_size),
             codebook_sizes=quantizer.codebook_sizes,
             dim=quantizer.dim,
-            num_tokens=(-(-image_size // encoder.downsample)) ** 2,
-            order="raster",
-            any_size=True,
+            num_tokens=sum(scales) or cells,
+            order="scales" if scales else "raster",
+            scales=scales,
+            any_size=not scales,
             downsample=encoder.downsample,
         )
 

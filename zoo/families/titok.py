@@ -78,8 +78,11 @@ class TiTok(Tokenizer):
         self.proxy_training = proxy_training
         if encoder.num_tokens != decoder.num_tokens:
             raise ValueError(f"encoder.num_tokens={encoder.num_tokens} but decoder.num_tokens={decoder.num_tokens}")
-        if quantizer.dim != decoder.dim:
-            raise ValueError(f"quantizer.dim={quantizer.dim} but decoder.dim={decoder.dim}")
+        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
+            raise ValueError(
+                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
+                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
+            )
         self.spec = TokenizerSpec(
             modality="image",
             input_shape=(3, encoder.image_size, encoder.image_size),

@@ -82,7 +82,7 @@ class CodeStatistics(Metric):
         if dense:
             self.counts += torch.bincount(torch.cat(dense), minlength=len(self.counts))
 
-    def compute(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    def compute(self) -> dict[str, Any]:
         """What the codes of all ranks say.
 
         Returns:

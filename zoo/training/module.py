@@ -83,7 +83,8 @@ class TokenizerTraining(LightningModule):
         self._sharded = False
         self._fresh: list[list[dict[str, Any]]] = []
         sizes = tokenizer.spec.codebook_sizes
-        self._codes = nn.ModuleDict({f"in_{part}": CodeStatistics(sizes) for part in ("train", "val") if sizes})
+        self._codes = {part: CodeStatistics(sizes) for part in ("train", "val") if sizes}
+        self.statistics = nn.ModuleList(self._codes.values())  # moves to the device with the rest
         if settings.compile:
             tokenizer.compile()
         self.train()
@@ -197,16 +198,15 @@ class TokenizerTraining(LightningModule):
         values = {f"{part}/{name}": value.detach() for name, value in terms.items()}
         values |= {f"{part}/{name}": value.detach() for name, value in reconstruction.quantized.parts.items()}
         self.log_dict(values, batch_size=size, sync_dist=part == "val")
-        if self._codes:
-            self._codes[f"in_{part}"].update(reconstruction.quantized.indices)
+        if part in self._codes:
+            self._codes[part].update(reconstruction.quantized.indices)
 
     def usage(self, part: str) -> dict[str, float]:
         """Share of used codes and perplexity since the last call, per codebook averaged, over all ranks."""
-        if not self._codes:
+        if part not in self._codes:
             return {}
-        statistics = self._codes[f"in_{part}"]
-        values = statistics.compute()
-        statistics.reset()
+        values = self._codes[part].compute()
+        self._codes[part].reset()
         return {f"{part}/{name}": float(values[name]) for name in ("usage", "perplexity") if values["positions"]}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
