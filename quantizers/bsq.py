@@ -16,7 +16,7 @@ __all__ = ["BSQ"]
 
 
 class BSQ(BinaryQuantizer):
-    """Binary spherical quantization: unit vectors to the nearest corner of the cube within the sphere (arXiv 2406.07548).
+    """Binary spherical quantization: unit vectors to the nearest corner of the cube in the sphere (arXiv 2406.07548).
 
         z <- z / |z|
         q = sign(z) / sqrt(bits), sign(0) = 1

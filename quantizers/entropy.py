@@ -132,7 +132,7 @@ def _group_entropies(
         by_sample = logits.mul_(p[:, :, 0]).mul_(p[:, :, 1]).mul_(share).neg_() if with_gradients else logits
 
         p[:, 0] *= weights  # every joint probability is a multiple of its first factor
-        p = F.threshold_(p, _NEGLIGIBLE, 0.0)
+        p = F.threshold(p, _NEGLIGIBLE, 0.0, inplace=True)
         total = p.new_zeros(codebooks, 2**half, 2 ** (bits - half))
         for block in _joint_blocks(p):
             left, right = _joint_factors(block, half)
@@ -222,7 +222,7 @@ def _batch_entropies(p: Tensor, floor: str) -> tuple[Tensor, Tensor]:
     A constant is no gradient: the probabilities of a position sum to 1.
     """
     if floor == "none":
-        log = p.clamp_min_(_TINY).log()
+        log = p.clamp_min(_TINY).log_()
         return -p.mul_(log).sum((1, 2)), log.neg_()
     guarded = _guarded(p, floor)
     log = guarded.log()

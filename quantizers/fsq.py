@@ -21,7 +21,7 @@ _MOST = 2**20  # float32 still tells tenths of a step
 class FSQ(Quantizer):
     """Finite scalar quantization: bound each channel, round it to a few levels (arXiv 2309.15505).
 
-    With L levels, h = (L - 1)(1 + 1e-3) / 2, at most (L - 1) / 2 + 0.49, and an offset o = 1/2 for even L (else 0):
+    With L levels, h = (L - 1)(1 + 1e-3) / 2, at most (L - 1) / 2 + 0.45, and an offset o = 1/2 for even L (else 0):
 
         b(z) = h tanh(z + atanh(o / h)) - o,    digit = round(b) + L // 2,    code = round(b) / (L // 2)
 
@@ -49,7 +49,7 @@ class FSQ(Quantizer):
         self.dim = len(self.levels)
         self.codebook_sizes = (math.prod(self.levels),)
         counts = torch.tensor(self.levels, device="cpu")
-        reach = torch.minimum((counts - 1) * (1 + _MARGIN) / 2, (counts - 1) / 2 + 0.49)
+        reach = torch.minimum((counts - 1) * (1 + _MARGIN) / 2, (counts - 1) / 2 + 0.45)
         offset = (counts % 2 == 0) * 0.5
         self._lowest = [0 if symmetric else -(level // 2) for level in self.levels]
         self._unit = [(level - 1) / 2 if symmetric else float(level // 2) for level in self.levels]

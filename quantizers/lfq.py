@@ -20,7 +20,7 @@ class LFQ(BinaryQuantizer):
 
     p is the softmax over all codes c of 2 z.c / temperature (Eq. 4-5), which factorises over bits: P(bit = 1) =
     sigmoid(4 z / temperature). Means run over all elements of real positions. Entropies are in nats, and computed only
-    while training. `BSQ` is the variant on the unit sphere. Conventions of other code bases, all with reference_bugs=True:
+    while training. `BSQ` is the variant on the unit sphere. Other code bases, all of them with reference_bugs=True:
 
     - Open-MAGVIT2 (arXiv 2409.04410): entropy_floor="add";
     - WeTok's grouped quantization (arXiv 2508.05599): entropy_floor="add", several codebooks and pool_groups=True;

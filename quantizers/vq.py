@@ -178,10 +178,8 @@ class VQ(Quantizer):
     @property
     def codes(self) -> Tensor:
         """(K, D) float32 codes as looked up: of unit length when `normalize`."""
-        if self._postponed is not None and self.steps is not None:
-            return self._unit(
-                self.codebook.clone()
-            )  # `settle` may write into the codebook before the gradient is taken
+        if self.training and self.learn == "gradient" and self.steps is not None:
+            return self._unit(self.codebook.clone())  # dead codes may be replaced before the gradient is taken
         return self._unit(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:

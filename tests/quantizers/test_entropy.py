@@ -115,7 +115,7 @@ def test_many_positions_are_taken_in_blocks() -> None:
         torch.testing.assert_close(value, truth)
         (gradient,) = torch.autograd.grad(value, copies, retain_graph=True)
         (slope,) = torch.autograd.grad(truth, once, retain_graph=True)
-        torch.testing.assert_close(7 * gradient.view(7, 100, 8, 16), slope.expand(7, -1, -1, -1), rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(7 * gradient.view(7, 100, 8, 16), slope.expand(7, -1, -1, -1), rtol=1e-4, atol=1e-8)
 
 
 def test_groups_bound_the_joint_entropy() -> None:
@@ -191,15 +191,15 @@ def test_softmax_entropies_reward_confidence_and_spread() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_softmax_entropies_in_blocks(masked: bool) -> None:
-    """2^23 codes leave two rows to a block."""
-    x = random_logits(0, (5, 1), 1.0)
-    mask = torch.tensor([True, True, False, True, True]) if masked else None
+    """2^20 codes leave 16 rows to a block."""
+    x = random_logits(0, (18, 1), 1.0)
+    mask = torch.arange(18) % 5 > 0 if masked else None
 
     def affinities(rows: Tensor) -> Tensor:
         return rows * slopes
 
-    slopes = torch.linspace(-1, 1, 2**23)
-    found = softmax_entropies(affinities, x, 2**23, mask)
+    slopes = torch.linspace(-1, 1, 2**20)
+    found = softmax_entropies(affinities, x, 2**20, mask)
     p = affinities(x if mask is None else x[mask]).softmax(-1)
     expected = Entropies(torch.special.entr(p).sum(1).mean(), -(p.mean(0) * (p.mean(0) + 1e-5).log()).sum())
     for value, truth in zip(found, expected, strict=True):

@@ -244,6 +244,7 @@ def test_dropped_levels_count_in_no_loss_and_no_statistic() -> None:
         expected = expected + (residual.square().mean(-1) * counted).sum() / mask.sum()
         assert level.cluster_size.sum().item() == pytest.approx(int(counted.sum()))
     torch.testing.assert_close(out.parts["commitment"], expected)
+    torch.testing.assert_close(out.loss, 0.25 * expected)
 
 
 def test_gradient_under_dropout() -> None:

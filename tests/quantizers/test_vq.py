@@ -113,6 +113,16 @@ def test_dead_codes_come_back_and_stay(learn: Any) -> None:
     assert quantizer.codebook.norm(dim=-1).max() < 20
 
 
+@pytest.mark.parametrize("learn", ["gradient", "ema"])
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+def test_two_steps_before_one_gradient(learn: Any, entropy: float) -> None:
+    """Replaced codes and moving averages are written in place; what a gradient still needs must survive that."""
+    quantizer = VQ(4, 32, learn=learn, normalize=True, dead_code_threshold=0.9, entropy=entropy, decay=0.5).train()
+    z = torch.randn(2, 9, 4, requires_grad=True)
+    (quantizer(z).loss + quantizer(z * 2).loss + quantizer(z + 1).loss).backward()
+    assert z.grad is not None and z.grad.isfinite().all()
+
+
 def test_all_codes_dead_stays_finite() -> None:
     quantizer = VQ(4, 8, learn="ema", dead_code_threshold=0.99).train()
     for step in range(20):

@@ -1,29 +1,28 @@
 """Faults of vector-quantize-pytorch 1.32 and of reference code, each measured there, which ours do not have.
 
-| fault | test |
-|---|---|
-| residual quantizers multiply the gradient to the input by their depth; rotation shrinks or explodes in them | `test_residual`, `test_simvq`, `test_ibq`: gradient of 1 for any number of levels, one rotation over the sum |
-| the rotation trick's gradient has no bound, and wrong values near zero and for antiparallel vectors | `test_estimators` |
-| the straight-through value is not the code | `test_estimators`, contract: forward value while training; here: bf16 input |
-| a mask raises with projections and heads, compares unit codes with raw latents, or gives NaN when all is padding | contract: padding, nothing to quantize; here: an all-true mask |
-| k-means in eval; equal codes when there are fewer vectors than codes | `test_vq` |
-| the returned loss is a buffer | contract |
-| ranks drift apart; batch entropies over ranks are wrong; a group that starts after construction is missed | `test_distributed` |
-| channel-first latents are misread | contract: wrong latents are explained |
-| fewer levels decode only with quantizer dropout | `test_residual`; here: other levels |
-| int32 or squeezed indices; no whole compilation | contract |
-| moving averages in bf16 stall | here |
-| EnCodec: a replaced code lasts no step; codes reach 8e4 when all are dead | here, `test_vq` |
-| EnCodec: the commitment of the first level alone reaches the latents | `test_residual` |
-| BSQ, LFQ: indices are summed in float32, or bf16 | `test_lfq`; here: BSQ under autocast |
-| LFQ: sign(0) = -1 | `test_lfq` |
-| SimVQ: indices decode without the projection | `test_simvq` |
-| FQGAN: usage of more than 65,536 tokens is miscounted | here |
-| WeTok: grouped training raises; VAR: needs a process group | contract |
-| Cosmos: residual FSQ without scales | `test_residual_fsq` |
-| DAC: dropout of no item at batch 1; decoding is not bit-equal | `test_residual`, contract |
-| TiTok: a 2-D index tensor is taken for probabilities | here |
-| half precision flips codes, in deep levels most | contract, `test_residual` |
+Where each is tested ("contract": `test_quantizer_contract`, over every quantizer):
+
+- residual quantizers multiply the gradient to the input by their depth, and the rotation trick shrinks or explodes in
+  them: `test_residual`, `test_simvq`, `test_ibq`;
+- the rotation trick has no bound, and wrong values near zero and for antiparallel vectors: `test_estimators`;
+- the straight-through value is not the code: `test_estimators`, contract; of bf16 input, here;
+- a mask raises with projections and heads, or gives NaN when all is padding: contract; an all-true mask, here;
+- k-means in eval; equal codes when there are fewer vectors than codes: `test_vq`;
+- the returned loss is a buffer; indices are int32 or squeezed; nothing compiles whole: contract;
+- ranks drift apart, have wrong batch entropies, or miss a group made after construction: `test_distributed`;
+- channel-first latents are misread: contract;
+- fewer levels decode only with quantizer dropout: `test_residual`; other kinds of levels, here;
+- moving averages in bf16 stall: here;
+- EnCodec: a replaced code lasts no step: here; codes reach 8e4 when all are dead: `test_vq`;
+- EnCodec: the commitment of the first level alone reaches the latents: `test_residual`;
+- LFQ, BSQ: indices are summed in float32 or bf16: `test_lfq`; BSQ under autocast, here;
+- LFQ: sign(0) = -1: `test_lfq`; SimVQ: indices decode without the projection: `test_simvq`;
+- FQGAN: usage of more than 65,536 tokens is miscounted: here;
+- WeTok: grouped training raises; VAR: needs a process group: contract;
+- Cosmos: residual FSQ without scales: `test_residual_fsq`;
+- DAC: dropout of no item at batch 1: `test_residual`; decoding is not bit-equal: contract;
+- TiTok: a 2-D index tensor is taken for probabilities: here;
+- half precision flips codes, in deep levels most: contract, `test_residual`.
 """
 
 from __future__ import annotations
