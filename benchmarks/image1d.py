@@ -6,6 +6,8 @@
 Models have random weights; sizes come from the cards. FLOPs are counted by torch on the meta device (a multiply and an
 add are two). The matrix-multiply rate is the best that a square product reached in this run up to that row, in the same
 dtype and with the same threads; it is measured again for every row, because other work slows a shared machine down.
+A flow decoder has more rows: one step of its sampler, a guided step, the VAE, and all guided steps with the VAE
+("decode"); its codes are not shortened.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from zoo.store.build import build
 from zoo.store.cards import card
 from zoo.tokenizer import Tokenizer
 
-MODELS = ("titok_s128_imagenet", "titok_b64_imagenet", "titok_l32_imagenet")
+MODELS = ("titok_s128_imagenet", "titok_b64_imagenet", "titok_l32_imagenet", "flextok_d12_d12_in1k")
 MATRIX = 2048
+Parts = dict[str, Callable[[], object]]
 
 
 def random_model(name: str, device: str) -> Tokenizer:
@@ -64,6 +67,47 @@ def matmul_rate(repeats: int, device: torch.device, dtype: torch.dtype) -> float
     return 2 * MATRIX**3 / seconds(lambda: a @ b, 3 * repeats, device)
 
 
+def one_step_parts(model: Tokenizer, batch: int, *, traced: bool = False) -> Parts:
+    """Encoding and decoding; `traced` without what needs values."""
+    spec = model.spec
+    x = torch.zeros(batch, *spec.input_shape, device=model.device)
+    if traced:
+        latents = torch.zeros(batch, spec.num_tokens, spec.dim, device=model.device)
+        return {
+            "encode": lambda: model.quantizer(model.encode_latents(x)),
+            "decode": lambda: model.decode_latents(latents, None, spec.input_shape[1:]),
+        }
+    x = x.uniform_(-1, 1)
+    tokens = model.encode(x)
+    return {"encode": lambda: model.encode(x), "decode": lambda: model.decode(tokens)}
+
+
+def flow_parts(model: zoo.families.FlexTok, batch: int, *, traced: bool = False) -> Parts:
+    """As `one_step_parts`, with the parts of which decoding is made."""
+    spec, decoder = model.spec, model.decoder
+    cells = [side // model.downsample for side in spec.input_shape[1:]]
+    noised = torch.zeros(batch, decoder.channels, *cells, device=model.device)
+    latents = torch.zeros(batch, spec.num_tokens, spec.dim, device=model.device)
+    registers, null = decoder.training_registers(latents), decoder.null(batch)
+    modulations = decoder.modulations(torch.zeros(1, device=model.device))
+    x = torch.zeros(batch, *spec.input_shape, device=model.device)
+    steps: Parts = {
+        "step": lambda: decoder(noised, modulations, registers),
+        "guided": lambda: decoder(noised, modulations, registers, null),
+        "vae": lambda: model.to_image(noised),
+    }
+    if not traced:
+        tokens = model.encode(x)
+        return {"encode": lambda: model.encode(x), **steps, "decode": lambda: model.decode(tokens)}
+
+    def decode() -> None:
+        for _ in range(model.steps):
+            steps["guided"]()
+        steps["vae"]()
+
+    return {"encode": lambda: model.encoder(model.to_map(x)), **steps, "decode": decode}
+
+
 def measure(name: str, options: argparse.Namespace, peak: float) -> float:
     """Print the rows of one model; takes and returns the best matrix-multiply rate so far, FLOP/s."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
@@ -71,18 +115,10 @@ def measure(name: str, options: argparse.Namespace, peak: float) -> float:
     if options.compile:
         model.encoder.compile()
         model.decoder.compile()
-    shape = model.spec.input_shape
-    image = torch.empty(1, *shape, device="meta")
-    latents = torch.empty(1, model.spec.num_tokens, model.spec.dim, device="meta")
-    work = {
-        "encode": flops(lambda: ghost.quantizer(ghost.encoder(image))),
-        "decode": flops(lambda: ghost.decode_latents(latents, None, shape[1:])),
-    }
+    parts = flow_parts if isinstance(model, zoo.families.FlexTok) else one_step_parts
+    work = {part: flops(call) for part, call in parts(ghost, 1, traced=True).items()}
     for batch in options.batches:
-        x = torch.rand(batch, *shape, device=device) * 2 - 1
-        tokens = model.encode(x)
-        calls = {"encode": lambda x=x: model.encode(x), "decode": lambda tokens=tokens: model.decode(tokens)}
-        for part, call in calls.items():
+        for part, call in parts(model, batch).items():
             rate = batch / seconds(call, options.repeats, device)
             peak = max(peak, matmul_rate(options.repeats, device, dtype))
             print(

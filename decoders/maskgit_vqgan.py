@@ -21,13 +21,19 @@ class MaskGITDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, dim: int = 256, channels: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), depth: int = 2
+        self,
+        *,
+        dim: int = 256,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        depth: int = 2,
+        middle_depth: int | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
         self.dim, self.downsample = dim, 2 ** (len(widths) - 1)
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
-        self.middle = residual_stack(widths[-1], widths[-1], depth)
+        self.middle = residual_stack(widths[-1], widths[-1], depth if middle_depth is None else middle_depth)
         coarser = [*widths[1:], widths[-1]]
         self.levels = nn.ModuleList(
             residual_stack(before, after, depth) for before, after in zip(coarser, widths, strict=True)

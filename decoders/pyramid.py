@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,13 +72,17 @@ class PyramidDecoder(nn.Module):
             widen.weight.mul_(0.1).add_(repeated[..., None, None])
         for bias in (self.embedding.bias, widen.get_parameter("bias")):
             nn.init.zeros_(bias)
+        self.features = {"grid": width}  # what `watch` is called with
 
-    def forward(self, latents: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, latents: Tensor, lengths: Tensor | None = None, watch: Callable[[str, Tensor], None] | None = None
+    ) -> Tensor:
         """Decode.
 
         Args:
             latents: (B, n, D), 1 <= n <= N: a prefix of the code.
             lengths: (B,) int64 in [1, n]; later positions of an item are left out, as if it were cut there.
+            watch: called with "grid" and the features (B, width, h, w) that the tokens add up to.
 
         Returns:
             (B, 3, S, S), meant for [-1, 1] and not clamped.
@@ -101,4 +105,6 @@ class PyramidDecoder(nn.Module):
         if keep is not None:
             tokens = torch.where(keep[..., None], tokens, 0)
         features = self.convs(spread_levels(tokens, self.levels) + self.grid_position)
+        if watch is not None:
+            watch("grid", features)
         return self.pixels.render(self.upsample(features))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from decoders.maskgit_vqgan import MaskGITDecoder
 from encoders.layers.attention import Transformer, embedding, init_weights
+from encoders.layers.text import TextRows, append_text
 
 __all__ = ["ProxyDecoder", "ViT1DDecoder"]
 
@@ -23,6 +26,9 @@ class ViT1DDecoder(nn.Module):
         num_tokens: longest code it reads.
         dim: width of one latent.
         proxy_codes: None predicts pixels; K predicts logits over K proxy codes instead (TiTok's first stage).
+        text_dim: width of text features that stand behind the code in the sequence (TA-TiTok, arXiv 2501.07730); None
+            for a decoder that reads no text.
+        text_length: most rows of text.
     """
 
     def __init__(
@@ -36,6 +42,8 @@ class ViT1DDecoder(nn.Module):
         num_tokens: int,
         dim: int,
         proxy_codes: int | None = None,
+        text_dim: int | None = None,
+        text_length: int = 77,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -48,6 +56,7 @@ class ViT1DDecoder(nn.Module):
         self.mask_token = embedding(1, width)
         self.position_embedding = embedding(1 + self.grid**2, width)
         self.latent_position_embedding = embedding(num_tokens, width)
+        self.text_rows = None if text_dim is None else TextRows(text_dim, text_length, width)
         self.norm_pre = nn.LayerNorm(width)
         self.blocks = Transformer(width, depth, heads)
         self.norm_post = nn.LayerNorm(width)
@@ -57,20 +66,29 @@ class ViT1DDecoder(nn.Module):
         else:
             self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, proxy_codes))
         self.apply(init_weights)
+        self.features = {str(number): width for number in range(1, depth + 1)}  # what `watch` is called with
 
-    def forward(self, latents: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        lengths: Tensor | None = None,
+        watch: Callable[[str, Tensor], None] | None = None,
+        text: Tensor | None = None,
+    ) -> Tensor:
         """Decode.
 
         Args:
             latents: (B, n, dim), 1 <= n <= num_tokens: a prefix of the code.
             lengths: (B,) int64 in [1, n]; later positions of an item are left out, as if it were cut there.
+            watch: called with "1", "2", ... and the patches (B, width, grid, grid) after so many blocks.
+            text: (B, L, text_dim) features, L <= text_length, for a decoder with `text_dim`.
 
         Returns:
             (B, 3, image_size, image_size) pixels, meant for [-1, 1] and not clamped, or logits
             (B, proxy_codes, grid, grid).
 
         Raises:
-            ValueError: another shape, or more tokens than `num_tokens`.
+            ValueError: another shape, more tokens than `num_tokens`, or a text is missing or too much.
         """
         if latents.ndim != 3 or latents.shape[2] != self.dim or not 1 <= latents.shape[1] <= self.num_tokens:
             raise ValueError(
@@ -83,12 +101,23 @@ class ViT1DDecoder(nn.Module):
         if lengths is not None:
             keep = torch.arange(count, device=latents.device) < lengths[:, None]
             latents = torch.where(keep[..., None], latents, 0)  # what is left out may hold anything, NaN too
-            mask = F.pad(keep, (1 + patches, 0), value=True)[:, None, None]
+            mask = F.pad(keep, (1 + patches, 0 if text is None else text.shape[1]), value=True)[:, None, None]
         queries = torch.cat([self.class_embedding, self.mask_token.expand(patches, -1)]) + self.position_embedding
         code = self.latent_embedding(latents) + self.latent_position_embedding[:count]
-        sequence = torch.cat([queries.to(code.dtype).expand(batch), code], dim=1)
-        out = self.norm_post(self.blocks(self.norm_pre(sequence), rows=slice(1, 1 + patches), mask=mask))
-        out = self.head(out)
+        sequence = append_text(torch.cat([queries.to(code.dtype).expand(batch), code], dim=1), self.text_rows, text)
+
+        def patches_after(number: int, rows: Tensor) -> None:
+            assert watch is not None
+            watch(str(number), rearrange(rows, "b (h w) c -> b c h w", h=self.grid))
+
+        def rows_after(number: int, rows: Tensor) -> None:
+            patches_after(number, rows[:, 1 : 1 + patches])
+
+        inner = rows_after if watch is not None else None
+        out = self.blocks(self.norm_pre(sequence), rows=slice(1, 1 + patches), mask=mask, watch=inner)
+        if watch is not None:
+            patches_after(len(self.blocks), out)
+        out = self.head(self.norm_post(out))
         if self.proxy_codes is not None:
             return rearrange(out, "b (h w) k -> b k h w", h=self.grid)
         image = rearrange(out, "b (h w) (p q c) -> b c (h p) (w q)", h=self.grid, p=self.patch_size, q=self.patch_size)
@@ -99,7 +128,7 @@ class ProxyDecoder(nn.Module):
     """TiTok's second stage: soft proxy codes from a ViT, pixels from the decoder of the 2D tokenizer they belong to.
 
     Args:
-        logits: a `ViT1DDecoder` with `proxy_codes=K`.
+        logits: a `ViT1DDecoder` with `proxy_codes=K`, or another part that predicts codes, such as `SlotDecoder`.
         pixels: decoder of the 2D tokenizer, D wide.
     """
 
@@ -109,6 +138,7 @@ class ProxyDecoder(nn.Module):
             raise ValueError("ProxyDecoder needs a ViT1DDecoder that predicts codes; set its proxy_codes")
         self.logits, self.pixels = logits, pixels
         self.dim, self.num_tokens, self.proxy_codes = logits.dim, logits.num_tokens, logits.proxy_codes
+        self.features = logits.features
         self.codebook = nn.Parameter(torch.empty(logits.proxy_codes, pixels.dim))
         nn.init.uniform_(self.codebook, -1 / logits.proxy_codes, 1 / logits.proxy_codes)
 

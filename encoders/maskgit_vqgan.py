@@ -22,13 +22,20 @@ class MaskGITEncoder(nn.Module):
         channels: width of the finest level; a multiple of 32.
         multipliers: width of each level over `channels`; every level but the last halves the resolution.
         depth: residual blocks a level.
+        middle_depth: residual blocks at the coarsest resolution; None for `depth`.
 
     Attributes:
         downsample: pixels per latent along each axis, 2 ** (levels - 1).
     """
 
     def __init__(
-        self, *, dim: int = 256, channels: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), depth: int = 2
+        self,
+        *,
+        dim: int = 256,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        depth: int = 2,
+        middle_depth: int | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
@@ -37,7 +44,7 @@ class MaskGITEncoder(nn.Module):
         self.levels = nn.ModuleList(
             residual_stack(before, after, depth) for before, after in pairwise([channels, *widths])
         )
-        self.middle = residual_stack(widths[-1], widths[-1], depth)
+        self.middle = residual_stack(widths[-1], widths[-1], depth if middle_depth is None else middle_depth)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], dim, 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +67,16 @@ class PyramidEncoder(nn.Module):
             self.head.weight.copy_(torch.eye(dim, width))
             for linear in (self.embedding, self.head):
                 linear.bias.zero_()
+        self.features = {"grid": conv_width}  # what `watch` is called with
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] -> latents (B, N, D)."""
+    def forward(self, x: Tensor, watch: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] -> latents (B, N, D).
+
+        Args:
+            watch: called with "grid" and the features (B, conv_width, h, w) of the patches before they are pooled.
+        """
         features = self.convs(self.patch(x))
+        if watch is not None:
+            watch("grid", features)
         tokens = self.embedding(gather_levels(features, self.levels)) + self.position
         return self.head(self.blocks(tokens)) * self.gain

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from encoders.layers.attention import Transformer, embedding, init_weights
+from encoders.layers.text import TextRows, append_text
 
 __all__ = ["ViT1D"]
 
@@ -22,6 +25,9 @@ class ViT1D(nn.Module):
         dim: width of one output latent; twice the latent width in front of a `KL` bottleneck.
         legacy_reshape: read the (N, width) result as (width, N) before the last projection, as TiTok-L-32, B-64 and
             S-128 and One-D-Piece were trained; wrong by intent of their authors, but part of their weights.
+        text_dim: width of text features that stand behind the latent tokens in the sequence (TexTok, arXiv 2412.05796);
+            None for an encoder that reads no text.
+        text_length: most rows of text.
     """
 
     def __init__(
@@ -35,6 +41,8 @@ class ViT1D(nn.Module):
         num_tokens: int,
         dim: int,
         legacy_reshape: bool = False,
+        text_dim: int | None = None,
+        text_length: int = 77,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -49,23 +57,30 @@ class ViT1D(nn.Module):
         self.position_embedding = embedding(1 + self.num_patches, width)
         self.latent_tokens = embedding(num_tokens, width)
         self.latent_position_embedding = embedding(num_tokens, width)
+        self.text_rows = None if text_dim is None else TextRows(text_dim, text_length, width)
         self.norm_pre = nn.LayerNorm(width)
         self.blocks = Transformer(width, depth, heads)
         self.norm_post = nn.LayerNorm(width)
         self.proj = nn.Linear(width, dim)
         self.apply(init_weights)
+        self.features = {str(number): width for number in range(1, depth)}  # what `watch` is called with
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, watch: Callable[[str, Tensor], None] | None = None, text: Tensor | None = None
+    ) -> Tensor:
         """Encode.
 
         Args:
             x: (B, 3, image_size, image_size), in [-1, 1].
+            watch: called with "1", "2", ... and the patches (B, width, h, w) after so many blocks; not after the last,
+                which computes the code alone.
+            text: (B, L, text_dim) features, L <= text_length, for an encoder with `text_dim`.
 
         Returns:
             (B, num_tokens, dim).
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or a text is missing or too much.
         """
         if x.ndim != 4 or x.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
@@ -79,7 +94,17 @@ class ViT1D(nn.Module):
         latents = self.latent_tokens + self.latent_position_embedding
         batch = (len(x), -1, -1)
         sequence = torch.cat([first.expand(batch), patches, latents.expand(batch)], dim=1)
-        out = self.norm_post(self.blocks(self.norm_pre(sequence), rows=slice(1 + self.num_patches, None)))
+        sequence = append_text(sequence, self.text_rows, text)
+
+        def patches_after(number: int, rows: Tensor) -> None:
+            assert watch is not None
+            side = self.image_size // self.patch_size
+            watch(str(number), rearrange(rows[:, 1 : 1 + self.num_patches], "b (h w) c -> b c h w", h=side))
+
+        start = 1 + self.num_patches
+        rows = slice(start, start + self.num_tokens)
+        out = self.blocks(self.norm_pre(sequence), rows, watch=patches_after if watch is not None else None)
+        out = self.norm_post(out)
         if self.legacy_reshape:
             out = out.reshape(len(x), out.shape[2], self.num_tokens).transpose(1, 2)
         return self.proj(out)

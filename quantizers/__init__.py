@@ -3,10 +3,12 @@
 from .adapter import VectorQuantizePytorch
 from .base import Quantized, Quantizer
 from .bsq import BSQ
+from .clustering import ClusteringVQ
 from .dimensionwise import DimensionWise
 from .fsq import FSQ
 from .gumbel import Gumbel
 from .ibq import IBQ
+from .identity import Identity
 from .kl import KL
 from .lfq import LFQ
 from .multirate import MultiRate
@@ -29,10 +31,12 @@ __all__ = [
     "KL",
     "LFQ",
     "VQ",
+    "ClusteringVQ",
     "MultiRate",
     "MultiScaleVQ",
     "DimensionWise",
     "Gumbel",
+    "Identity",
     "Product",
     "Projected",
     "Quantized",

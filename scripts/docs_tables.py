@@ -46,7 +46,7 @@ def models() -> str:
             item.title,
             "" if item.params is None else f"{item.params / 1e6:.1f} M",
             ", ".join(number(metric.name, metric.value) for metric in item.metrics[:1]),
-            "package" if item.weights.embedded else "hub",
+            item.weights.place,
             item.weights.license,
         )
         for item in cards()

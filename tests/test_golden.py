@@ -12,9 +12,15 @@ import pytest
 import torch
 from einops import rearrange
 from golden import ROOT, Case, Manifest, assert_equal, cases, manifests
+from golden_tables.alit import alit
+from golden_tables.karl import karl
+from golden_tables.restok import restok
+from golden_tables.flextok import table as flextok
+from golden_tables.retok import retok
+from golden_tables.ta_titok import ta_titok
 from torch import Tensor
 
-from zoo.families import MaskGITVQGAN, OneDPiece, TiTok
+from zoo.families import ALIT, KARL, AutoencoderKL, FlexTok, MaskGITVQGAN, OneDPiece, ReTok, ResTok, TATiTok, TiTok
 from zoo.objectives.discriminators import PatchCritic
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 from zoo.store.build import build
@@ -128,7 +134,7 @@ def critic(case: Case) -> Table:
     }
 
 
-FAMILIES: dict[str, type[Tokenizer]] = {"maskgit_vqgan": MaskGITVQGAN, "one_d_piece": OneDPiece, "titok": TiTok}
+FAMILIES: dict[str, type[Tokenizer]] = {"alit": ALIT, "karl": KARL, "flextok": FlexTok, "maskgit_vqgan": MaskGITVQGAN, "one_d_piece": OneDPiece, "restok": ResTok, "retok": ReTok, "ta_titok": TATiTok, "titok": TiTok}
 
 
 def table(case: Case) -> Table:
@@ -141,6 +147,18 @@ def table(case: Case) -> Table:
     family = FAMILIES.get(case.family)
     if family is MaskGITVQGAN:
         return maskgit_vqgan(case)
+    if family is ALIT:
+        return alit(case)
+    if family is KARL:
+        return karl(case)
+    if family is FlexTok:
+        return flextok(case)
+    if family is ResTok:
+        return restok(case)
+    if family is ReTok:
+        return retok(case)
+    if family is TATiTok:
+        return ta_titok(case)
     if family is not None and issubclass(family, TiTok):
         return one_dimensional(case, family)
     pytest.skip(f"no port yet: {case.id}")
@@ -161,7 +179,8 @@ def test_case(case: Case) -> None:
 @pytest.mark.parametrize("manifest", list(manifests()), ids=lambda manifest: manifest.id)
 def test_manifest(manifest: Manifest) -> None:
     """The published file loads strictly: the same keys and shapes, both ways, and as many parameters."""
-    family = FAMILIES.get(manifest.family)
+    of_vae = manifest.config.get("_class_name") == "AutoencoderKL"
+    family = AutoencoderKL if of_vae else FAMILIES.get(manifest.family)
     if family is None:
         pytest.skip(f"no port yet: {manifest.id}")
     tokenizer = build(family.reference_recipe(manifest.config), device="meta")

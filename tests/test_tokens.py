@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,39 @@ def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
     Tokens(torch.zeros(1, 1, 1, dtype=torch.int64), (4,)).save(tmp_path / "tokens")
     (tmp_path / "other").touch()
     assert (tmp_path / "tokens").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def gapped() -> Tokens:
+    """Two items: places 1, 3, 4 of a code, and its first two."""
+    return Tokens(
+        torch.tensor([[[5], [6], [7]], [[8], [9], [0]]]),
+        (16,),
+        lengths=torch.tensor([3, 2]),
+        order="coarse_to_fine",
+        positions=torch.tensor([[1, 3, 4], [0, 1, 0]]),
+    )
+
+
+def test_positions_keep_cat_and_equal(tmp_path: Path) -> None:
+    tokens = gapped()
+    assert tokens.keep(2).positions.tolist() == [[1, 3], [0, 1]]  # type: ignore[union-attr]
+    prefix = Tokens(torch.tensor([[[1], [2], [3], [4]]]), (16,), order="coarse_to_fine")
+    joined = Tokens.cat([tokens, prefix])
+    assert joined.positions is not None
+    assert joined.positions.tolist() == [[1, 3, 4, 0], [0, 1, 0, 0], [0, 1, 2, 3]]
+    assert Tokens.cat([prefix, prefix]).positions is None
+    assert joined[1].keep(2).equal(replace(prefix, indices=torch.tensor([[[8], [9]]])))  # places of a prefix
+    assert not joined[0].keep(3).equal(replace(tokens[0], positions=None))
+    tokens.save(tmp_path / "t.safetensors")
+    assert Tokens.load(tmp_path / "t.safetensors").equal(tokens)
+    back = Tokens.from_ids(tokens.to_ids(), (16,), token_order="coarse_to_fine", positions=tokens.positions)
+    assert back.equal(tokens)
+    for wrong in (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match="positions must be int64"):
+            replace(tokens, positions=wrong)
+
+
+def test_positions_cost_bits_where_there_are_gaps() -> None:
+    bits = gapped().bits()
+    assert bits[1] == 2 * 4
+    assert bits[0].item() == pytest.approx(3 * 4 + math.log2(6))  # two of the four places before the last

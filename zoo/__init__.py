@@ -11,12 +11,14 @@ __all__ = [
     "TokenizerSpec",
     "Tokens",
     "build",
+    "fit_length",
     "list_models",
     "list_recipes",
     "load",
 ]
 
 if TYPE_CHECKING:
+    from zoo.fit import fit_length
     from zoo.spec import TokenizerSpec
     from zoo.store.build import build
     from zoo.store.cards import list_models, list_recipes
@@ -30,6 +32,7 @@ _HOMES = {
     "TokenizerSpec": "zoo.spec",
     "Tokens": "zoo.tokens",
     "build": "zoo.store.build",
+    "fit_length": "zoo.fit",
     "list_models": "zoo.store.cards",
     "list_recipes": "zoo.store.cards",
     "load": "zoo.store.load",

@@ -14,7 +14,9 @@ from zoo.spec import TokenizerSpec
 from zoo.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from decoders.flow import Guidance
 
 __all__ = ["Reconstruction", "Tokenizer"]
 
@@ -46,6 +48,7 @@ class Tokenizer(nn.Module):
         spec: shapes, rates and code layout.
         config: the resolved recipe node that built this object, so that it can be saved and rebuilt;
             empty for an object put together by hand.
+        exposed: names of inner features that `forward` puts into `Reconstruction.extras`; see `expose`.
     """
 
     spec: TokenizerSpec
@@ -58,6 +61,34 @@ class Tokenizer(nn.Module):
         self.quantizer = quantizer
         self.decoder = decoder
         self.config = {}
+        self.exposed: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> dict[str, int]:
+        """Names and widths W of inner features on offer, each (B, W, h, w), or (B, W) for a whole image: none here."""
+        return {}
+
+    def expose(self, *names: str) -> None:
+        """Have `forward` put these features into `Reconstruction.extras` from now on; those not asked for cost nothing.
+
+        Raises:
+            ValueError: the family offers no feature of that name.
+        """
+        for name in names:
+            if name not in self.features:
+                offered = ", ".join(self.features) or "none"
+                raise ValueError(f"{type(self).__name__} offers no feature {name!r}; it has: {offered}")
+        self.exposed = tuple(dict.fromkeys((*self.exposed, *names)))
+
+    def watch(self, side: str, extras: dict[str, Tensor]) -> Callable[[str, Tensor], None] | None:
+        """For a `forward`: what puts the exposed features of "encoder" or "decoder" into `extras`; None if none is."""
+        wanted = [name for name in self.exposed if name.startswith(f"{side}.")]
+
+        def keep(name: str, features: Tensor) -> None:
+            if f"{side}.{name}" in wanted:
+                extras[f"{side}.{name}"] = features
+
+        return keep if wanted else None
 
     def encode_latents(self, x: Tensor) -> Tensor:
         """x (B, C, ...) -> latents before quantization (B, N, D)."""
@@ -100,10 +131,11 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: rank, channels or size do not fit `spec`, or x holds NaN or infinity.
         """
-        self.check_input(x)
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{type(self).__name__} expects finite input in [-1, 1]; got NaN or infinity")
-        quantized = self.quantizer(self.encode_latents(self.pad(x).to(self.dtype)))
+        self.check_input(x, finite=True)
+        return self.as_tokens(self.quantizer(self.encode_latents(self.pad(x).to(self.dtype))), x)
+
+    def as_tokens(self, quantized: Quantized, x: Tensor) -> Tokens:
+        """What the quantizer made of an input x (B, C, ...)."""
         size = torch.tensor(x.shape[2:], device=x.device).expand(len(x), -1)
         return Tokens(
             indices=quantized.indices,
@@ -115,27 +147,53 @@ class Tokenizer(nn.Module):
             order=self.spec.order,
         )
 
-    def decode(self, tokens: Tokens, *, steps: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float | Guidance | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """The signal that codes stand for.
 
         Args:
             tokens: as `encode` returns them, possibly shortened by `Tokens.keep`.
             steps: sampling steps, for families with an iterative decoder only.
             generator: noise source, for families with a stochastic decoder only.
+            guidance: how strongly the code is followed (1: as trained), for families whose decoder was also trained
+                without a code.
+            noise: what an iterative decoder starts from, in place of a draw.
 
         Returns:
             (B, C, ...) of the size recorded in `tokens.size` (else of `spec.input_shape`), not clamped.
 
         Raises:
-            ValueError: the codes do not belong to this tokenizer, or `steps` is given to a one-step decoder.
+            ValueError: the codes do not belong to this tokenizer, or `steps`, `guidance` or `noise` is given to a
+                one-step decoder.
         """
-        if steps is not None:
-            raise ValueError(f"{type(self).__name__} decodes in one step; steps={steps} has no meaning, leave it out")
+        for option, value in (("steps", steps), ("guidance", guidance), ("noise", noise)):
+            if value is not None:
+                shown = f"{option}={tuple(value.shape)}" if isinstance(value, Tensor) else f"{option}={value}"
+                raise ValueError(f"{type(self).__name__} decodes in one step; {shown} has no meaning, leave it out")
+        return self.decode_tokens(tokens)
+
+    def decode_tokens(self, tokens: Tokens) -> Tensor:
+        """What `decode` does when its options are checked; for families whose decoder reads more than lengths."""
+        return self.decode_latents(self.code_latents(tokens), tokens.lengths, self.output_size(tokens))
+
+    def code_latents(self, tokens: Tokens) -> Tensor:
+        """The latents (B, n, D) of codes, as the decoder reads them.
+
+        Raises:
+            ValueError: the codes do not belong to this tokenizer.
+        """
         self.check_tokens(tokens)
         latents = tokens.latents if self.spec.continuous else self.quantizer.lookup(tokens.indices)
         if latents is None:
             raise ValueError(f"{type(self).__name__} is continuous: tokens need latents (B, N, {self.spec.dim})")
-        return self.decode_latents(latents.to(self.dtype), tokens.lengths, self.output_size(tokens))
+        return latents.to(self.dtype)
 
     def pad(self, x: Tensor) -> Tensor:
         """Extend an input of any size to whole tokens by repeating its border; `decode` cuts it back."""
@@ -157,18 +215,22 @@ class Tokenizer(nn.Module):
             raise ValueError(f"one batch decodes to one size, got {sorted(sizes)}; decode these items one at a time")
         return sizes.pop()
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless x fits `spec`."""
+    def check_input(self, x: Tensor, *, finite: bool = False) -> None:
+        """Raise ValueError unless x fits `spec`, and holds neither NaN nor infinity where that is asked for."""
         name, want = type(self).__name__, self.spec.input_shape
         if not x.is_floating_point():
             raise ValueError(f"{name} expects floats in [-1, 1], got {x.dtype}; use x.float() / 127.5 - 1 for uint8")
-        fits = x.ndim == len(want) + 1 and x.shape[1] == want[0] and min(x.shape[2:], default=0) > 0
-        if fits and not self.spec.any_size:
-            fits = tuple(x.shape[1:]) == want
-        if not fits:
+        if x.ndim != len(want) + 1 or not self.takes(tuple(x.shape[1:])):
             shape = ("B", want[0], *("any" for _ in want[1:])) if self.spec.any_size else ("B", *want)
             expected = ", ".join(str(side) for side in shape)
             raise ValueError(f"{name} expects input ({expected}), got {tuple(x.shape)}; resize or crop it first")
+        if finite and not torch.isfinite(x).all():
+            raise ValueError(f"{name} expects finite input in [-1, 1]; got NaN or infinity")
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an item may have this shape, which has as many axes as `spec.input_shape`."""
+        want = self.spec.input_shape
+        return (shape[0] == want[0] and min(shape[1:]) > 0) if self.spec.any_size else shape == want
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise ValueError unless tokens fit `spec`."""

@@ -33,6 +33,8 @@ class Tokens:
         scales: how N splits, coarse to fine; empty for a single scale.
         distinct_scales: each scale has codebooks of its own.
         order: what the N axis means (`TokenizerSpec.order`).
+        positions: (B, N) int64, for tokenizers that leave out tokens in the middle of a code (KARL): the place that
+            each valid token had, rising within an item; None when the n-th token has place n.
     """
 
     indices: Tensor
@@ -43,6 +45,7 @@ class Tokens:
     scales: tuple[int, ...] = ()
     distinct_scales: bool = False
     order: Order = "raster"
+    positions: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.indices.shape)
@@ -61,6 +64,9 @@ class Tokens:
             raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(self.size.shape)}")
         if self.latents is not None and tuple(self.latents.shape[:2]) != shape[:2]:
             raise ValueError(f"latents must be ({shape[0]}, {shape[1]}, D), got {tuple(self.latents.shape)}")
+        places = self.positions
+        if places is not None and (tuple(places.shape) != shape[:2] or places.dtype != torch.int64):
+            raise ValueError(f"positions must be int64 {shape[:2]}, got {places.dtype} {tuple(places.shape)}")
 
     def __len__(self) -> int:
         return self.indices.shape[0]
@@ -94,7 +100,10 @@ class Tokens:
         return positions < self.lengths[:, None]
 
     def bits(self) -> Tensor:
-        """Bits of each item: valid positions times the sum of log2(codebook size).
+        """Bits of each item: valid positions times the sum of log2(codebook size), and what `positions` cost.
+
+        Of n tokens up to place p, the last being there, log2 C(p, n - 1) bits say where the others are: none for a
+        prefix. That an item ends, and where, is not counted.
 
         Returns:
             (B,) float64.
@@ -104,7 +113,8 @@ class Tokens:
         """
         if not self.codebook_sizes:
             raise ValueError("continuous latents have no bits; quantize them first")
-        return self.mask.sum(1).double() * sum(math.log2(size) for size in self.codebook_sizes)
+        codes = self.mask.sum(1).double() * sum(math.log2(size) for size in self.codebook_sizes)
+        return codes if self.positions is None else codes + _bits_of_places(self.positions, self.mask)
 
     def keep(self, count: int | Tensor) -> Self:
         """The first positions of every item: what a flexible tokenizer decodes at a lower rate.
@@ -129,6 +139,7 @@ class Tokens:
             lengths=None if bool((lengths == width).all()) else lengths,
             latents=None if self.latents is None else self.latents[:, :width],
             scales=_cut(self.scales, width),
+            positions=None if self.positions is None else self.positions[:, :width],
         )
 
     def by_scale(self) -> tuple[Tensor, ...]:
@@ -140,7 +151,7 @@ class Tokens:
 
         Every codebook (and every scale, where scales have their own codebooks) has its own range of
         ids; `start + vocabulary_size` is the padding id after the end of shorter items and in the empty
-        places of the delay pattern.
+        places of the delay pattern. `positions` are not part of the stream.
 
         Args:
             order: `flat` (all codebooks of a position, then the next position), `scale_major` (within each
@@ -168,13 +179,14 @@ class Tokens:
         distinct_scales: bool = False,
         token_order: Order = "raster",
         size: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Self:
         """The exact inverse of `to_ids`.
 
         Args:
             ids: (B, L) int64.
             codebook_sizes, order, start: as they were given to `to_ids`.
-            scales, distinct_scales, token_order, size: fields of the result.
+            scales, distinct_scales, token_order, size, positions: fields of the result.
 
         Raises:
             ValueError: L fits no N, an id stands where its codebook cannot, or an item has a gap.
@@ -183,7 +195,8 @@ class Tokens:
         ranges = streams.Ranges(parts, distinct_scales)
         indices, lengths = streams.from_ids(ids, sizes, ranges, order, start)
         full = bool((lengths == indices.shape[1]).all())
-        return cls(indices, sizes, None if full else lengths, size, None, parts, distinct_scales, token_order)
+        lasting = None if full else lengths
+        return cls(indices, sizes, lasting, size, None, parts, distinct_scales, token_order, positions)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """All tensors on a device."""
@@ -226,16 +239,19 @@ class Tokens:
             scales=longest.scales,
             distinct_scales=first.distinct_scales,
             order=first.order,
+            positions=_cat_places(batches, width),
         )
 
     def equal(self, other: Tokens) -> bool:
-        """Whether layout, valid codes, latents and sizes are the same; what lies past `lengths` does not count."""
+        """Whether layout, valid codes, latents, sizes and places are the same; not what lies past `lengths`."""
         if any(getattr(self, name) != getattr(other, name) for name in _LAYOUT):
             return False
         if self.indices.shape != other.indices.shape or not torch.equal(self.mask, other.mask):
             return False
         valid = self.mask[..., None]
         if not torch.equal(self.indices * valid, other.indices * valid):
+            return False
+        if not torch.equal(_places(self) * self.mask, _places(other) * self.mask):
             return False
         return _equal_optional(self.size, other.size) and _equal_optional(self.latents, other.latents)
 
@@ -251,7 +267,7 @@ class Tokens:
         from zoo.store.files import replacing
 
         tensors = {"indices": self.indices.to(_narrow(self.codebook_sizes))}
-        for name in ("lengths", "size", "latents"):
+        for name in ("lengths", "size", "latents", "positions"):
             if (tensor := getattr(self, name)) is not None:
                 tensors[name] = tensor
         layout = json.dumps({name: getattr(self, name) for name in _LAYOUT})
@@ -282,6 +298,7 @@ class Tokens:
             scales=tuple(layout["scales"]),
             distinct_scales=layout["distinct_scales"],
             order=layout["order"],
+            positions=tensors.get("positions"),
         )
 
     @staticmethod
@@ -319,6 +336,27 @@ def _cut(scales: tuple[int, ...], width: int) -> tuple[int, ...]:
             break
         kept.append(min(scale, room))
     return tuple(kept)
+
+
+def _places(tokens: Tokens) -> Tensor:
+    """(B, N) places, where there is no list of them those of a prefix."""
+    if tokens.positions is not None:
+        return tokens.positions
+    return torch.arange(tokens.num_tokens, device=tokens.indices.device).expand(tokens.indices.shape[:2])
+
+
+def _cat_places(batches: Sequence[Tokens], width: int) -> Tensor | None:
+    if all(batch.positions is None for batch in batches):
+        return None
+    return torch.cat([_widen(_places(batch)[..., None], width)[..., 0] for batch in batches])
+
+
+def _bits_of_places(positions: Tensor, mask: Tensor) -> Tensor:
+    """(B,) float64: log2 C(p, n - 1) for n tokens up to place p."""
+    others = (mask.sum(1) - 1).clamp_min(0).double()
+    last = positions.masked_fill(~mask, 0).amax(1).double()
+    ways = torch.lgamma(last + 1) - torch.lgamma(others + 1) - torch.lgamma(last - others + 1)
+    return ways / math.log(2)
 
 
 def _widen(tensor: Tensor, width: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -105,9 +107,18 @@ class Transformer(nn.ModuleList):
             raise ValueError(f"depth must be at least 1, got {depth}")
         super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
 
-    def forward(self, x: Tensor, rows: slice, mask: Tensor | None = None) -> Tensor:
-        """(B, L, W) -> (B, rows, W); `mask` is bool, (B, 1, 1, L), True where a position may be seen."""
+    def forward(
+        self, x: Tensor, rows: slice, mask: Tensor | None = None, watch: Callable[[int, Tensor], None] | None = None
+    ) -> Tensor:
+        """(B, L, W) -> (B, rows, W).
+
+        Args:
+            mask: bool, (B, 1, 1, L), True where a position may be seen.
+            watch: called after every block but the last with the number of blocks done and their result (B, L, W).
+        """
         last = len(self) - 1
         for number, block in enumerate(self):
             x = block(x, mask, rows if number == last else None)
+            if watch is not None and number < last:
+                watch(number + 1, x)
         return x

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.images import read_image
-from zoo.metrics import codebook_perplexity, codebook_usage, compress, psnr, thumbnail
+from zoo.metrics import codebook_perplexity, codebook_usage, compress, compress_at, psnr, thumbnail
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -27,6 +27,17 @@ def test_more_bytes_give_a_better_picture_within_the_budget(cat: Tensor, kind: s
     assert all(file.image.shape == cat.shape for file in files)
     quality = [float(psnr(file.image[None], cat[None])) for file in files]
     assert quality == sorted(quality) and quality[0] < quality[-1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WebP"])
+def test_a_quality_gives_the_file_that_a_budget_finds(cat: Tensor, kind: str) -> None:
+    file = compress(cat, 1300, kind)
+    same = compress_at(cat, file.quality, kind)
+    assert same.size == file.size and torch.equal(same.image, file.image)
+    with pytest.raises(ValueError, match="qualities"):
+        compress_at(cat, 101, kind)
+    with pytest.raises(ValueError, match="JPEG, WebP"):
+        compress_at(cat, 50, "AVIF")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WebP"])

@@ -1,6 +1,6 @@
-"""A codebook of vectors, and the Gaussian bottleneck."""
+"""A codebook of vectors, and the bottlenecks without codes."""
 
-from quantizers import KL, VQ
+from quantizers import KL, VQ, ClusteringVQ, Identity
 
 from .case import Case
 
@@ -22,5 +22,7 @@ CASES: dict[str, Case] = {
     "vq_orthogonal": Case(
         lambda: VQ(6, 40, orthogonality=1.0, dead_code_threshold=0.1), state=True, constant_loss=True
     ),
+    "clustering_vq": Case(lambda: ClusteringVQ(6, 40), state=True),
+    "identity": Case(lambda: Identity(6), continuous=True, codes_in_training=False),
     "kl": Case(lambda: KL(4), continuous=True, idempotent=False, codes_in_training=False, random=True),
 }

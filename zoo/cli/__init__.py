@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, doctor, models, reconstruct, train
+from zoo.cli import convert, curve, doctor, models, reconstruct, train
 
 __all__ = ["app", "main"]
 
@@ -24,6 +24,7 @@ app.command("info")(models.info)
 app.command("tokenize")(convert.tokenize)
 app.command("detokenize")(convert.detokenize)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("curve")(curve.curve)
 app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 

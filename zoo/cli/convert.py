@@ -21,9 +21,11 @@ from zoo.cli.options import (
     MaxSide,
     Model,
     Overwrite,
+    Text,
     complain,
     open_tokenizer,
     precision,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def tokenize(
     inputs: Inputs,
     model: Model,
     output: Output,
+    text: Text = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
     batch_size: BatchSize = 8,
@@ -54,8 +57,8 @@ def tokenize(
 ) -> None:
     """Turn pictures into token files.
 
-    A token file is safetensors: the codes and, as metadata, the model and how the picture was fitted, so that
-    `zoo detokenize` restores its size. Bad inputs are recorded in errors.jsonl beside the outputs.
+    A token file is safetensors: the codes and, as metadata, the model, how the picture was fitted and its caption, so
+    that `zoo detokenize` restores it. Bad inputs are recorded in errors.jsonl beside the outputs.
 
     \b
     Examples:
@@ -72,13 +75,15 @@ def tokenize(
         items = find_items(inputs, IMAGE_SUFFIXES)
         targets = output_paths(items, output, TOKENS, single=[TOKENS])
         tokenizer = open_tokenizer(model, device, modality="image")
+        beside = told(tokenizer, text)
     with Job("tokenize", len(items), errors_beside(output, [TOKENS])) as job:
 
         def work(batch: Tensor, samples: Sequence[Sample]) -> None:
             with torch.inference_mode(), precision(tokenizer, dtype):
-                tokens = tokenizer.encode(batch.to(tokenizer.device)).to("cpu")
+                tokens = tokenizer.encode(batch.to(tokenizer.device), **beside).to("cpu")
             for number, sample in enumerate(samples):
                 facts = {"model": model, "source": sample.item.path.name, "fit": json.dumps(asdict(sample.fit))}
+                facts |= {} if text is None else {"text": text}
                 with job.guard(sample.item):
                     sample.target.parent.mkdir(parents=True, exist_ok=True)
                     tokens[number].save(sample.target, **facts)
@@ -93,6 +98,9 @@ def detokenize(
     output: Output,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Tokenizer; by default the one that the token file names.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Caption of the pictures; by default the one in the token file.")
     ] = None,
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
     device: Device = "auto",
@@ -123,11 +131,17 @@ def detokenize(
                 job.skip()
                 continue
             with job.guard(item):
-                _restore(item, target, model, named, device, dtype)
+                _restore(item, target, model, text, named, device, dtype)
 
 
 def _restore(
-    item: Item, target: Path, model: str | None, opened: dict[str, Tokenizer], device: str, dtype: DtypeName
+    item: Item,
+    target: Path,
+    model: str | None,
+    text: str | None,
+    opened: dict[str, Tokenizer],
+    device: str,
+    dtype: DtypeName,
 ) -> None:
     """Decode one token file; a file with several items gives several pictures, numbered."""
     import torch
@@ -144,10 +158,10 @@ def _restore(
     if name not in opened:
         opened[name] = open_tokenizer(name, device, modality="image")
     tokenizer = opened[name]
-    fit = _fit(facts)
+    fit, beside = _fit(facts), told(tokenizer, facts.get("text") if text is None else text)
     for number in range(len(tokens)):
         with torch.inference_mode(), precision(tokenizer, dtype):
-            image = tokenizer.decode(tokens[number].to(tokenizer.device))[0].float().cpu()
+            image = tokenizer.decode(tokens[number].to(tokenizer.device), **beside)[0].float().cpu()
         path = target if len(tokens) == 1 else target.with_stem(f"{target.stem}-{number:04d}")
         write_image(path, image if fit is None else fit.unfit(image))
 

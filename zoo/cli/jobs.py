@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zoo.data.images import Fit
     from zoo.spec import TokenizerSpec
 
-__all__ = ["Job", "Sample", "load_samples", "run_batches"]
+__all__ = ["Job", "Sample", "fit_to", "load_samples", "run_batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,8 @@ def load_samples(
             job.skip()
             continue
         try:
-            image, record = _fit_for(spec, read_image(item.path), mode, max_side)
+            size = None if spec.any_size else (spec.input_shape[1], spec.input_shape[2])
+            image, record = fit_to(size, read_image(item.path), mode, max_side)
         except (ValueError, OSError) as error:
             job.fail(item, error)
             continue
@@ -171,11 +172,12 @@ def _grouped(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
     yield from waiting.values()
 
 
-def _fit_for(spec: TokenizerSpec, image: Tensor, mode: str, max_side: int | None) -> tuple[Tensor, Fit]:
+def fit_to(size: tuple[int, int] | None, image: Tensor, mode: str, max_side: int | None) -> tuple[Tensor, Fit]:
+    """A picture (3, H, W) at a size (h, w); at its own, but with no side longer than `max_side`, where that is None."""
     from zoo.data.images import fit
 
     height, width = image.shape[1:]
-    if spec.any_size:
+    if size is None:
         scale = min(1.0, (max_side or max(height, width)) / max(height, width))
         return fit(image, (max(1, round(height * scale)), max(1, round(width * scale))), "stretch")
-    return fit(image, (spec.input_shape[1], spec.input_shape[2]), mode)  # type: ignore[arg-type]
+    return fit(image, size, mode)  # type: ignore[arg-type]

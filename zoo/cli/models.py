@@ -78,7 +78,7 @@ def _print_models(found: list[Card]) -> None:
         (
             item.name,
             _millions(item.params).rjust(len("1000.0 M")),
-            "package" if item.weights.embedded else "hub",
+            item.weights.place,
             item.weights.license,
             ", ".join(f"{metric.name} {metric.value:g}" for metric in item.metrics[:1]),
         )
@@ -163,10 +163,15 @@ def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
 
 
 def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    from zoo.store.cards import OPEN_LICENSES
+
     rows = [("family", facts["family"]), ("parameters", f"{_millions(facts['params'])} ({facts['params']:,})")]
     if weights := facts.get("weights"):
-        place = "in the package" if weights["embedded"] else f"{weights['hub']} / {weights['file']}"
-        rows += [("weights", place), ("licence", weights["license"])]
+        home = weights["hub"] or weights.get("source")
+        place = "in the package" if weights["embedded"] else f"{home} / {weights['file']}"
+        closed = weights["license"].lower() not in OPEN_LICENSES
+        terms = ", not an open licence: read its terms before use" if closed else ""
+        rows += [("weights", place), ("licence", weights["license"] + terms)]
         if weights["sha256"]:
             rows.append(("sha256", weights["sha256"]))
     if facts.get("paper"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,10 +24,13 @@ __all__ = [
     "MaxSide",
     "Model",
     "Overwrite",
+    "Text",
     "complain",
     "open_tokenizer",
     "precision",
     "stop",
+    "token_counts",
+    "told",
 ]
 
 
@@ -56,6 +59,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make outputs again
 FitOption = Annotated[
     FitName,
     typer.Option("--fit", help="For a tokenizer of one size: cut the centre out, add a border, or distort."),
+]
+Text = Annotated[
+    str | None, typer.Option("--text", help="Caption of the pictures, for a tokenizer that reads text; else empty.")
 ]
 MaxSide = Annotated[
     int | None,
@@ -96,6 +102,22 @@ def open_tokenizer(name: str | Path, device: str, *, modality: str) -> Tokenizer
     return tokenizer
 
 
+def told(tokenizer: Tokenizer, text: str | None) -> dict[str, Any]:
+    """What `encode` and `decode` get beside pictures and tokens: a caption's features, computed once.
+
+    Raises:
+        ValueError: there is a caption, and the tokenizer reads none.
+        RuntimeError: the text tower's package or weights are missing.
+    """
+    from zoo.families.text import TextConditioned
+
+    if isinstance(tokenizer, TextConditioned):
+        return {"text": tokenizer.describe(text, 1)}
+    if text is not None:
+        raise ValueError(f"--text is for tokenizers that read captions; {type(tokenizer).__name__} reads none")
+    return {}
+
+
 def precision(tokenizer: Tokenizer, dtype: DtypeName) -> AbstractContextManager[object]:
     """Autocast to a dtype on the tokenizer's device, or nothing for float32."""
     import torch
@@ -103,6 +125,21 @@ def precision(tokenizer: Tokenizer, dtype: DtypeName) -> AbstractContextManager[
     if dtype is DtypeName.float32:
         return nullcontext()
     return torch.autocast(tokenizer.device.type, dtype=getattr(torch, dtype.value))
+
+
+def token_counts(text: str) -> list[int]:
+    """What `--tokens 4,16,64` means.
+
+    Raises:
+        ValueError: something else than numbers of at least 1.
+    """
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--tokens expects numbers such as 4,16,64, got {text!r}") from error
+    if min(counts) < 1:
+        raise ValueError(f"--tokens must be at least 1, got {text}")
+    return counts
 
 
 def _device(name: str) -> str:

@@ -21,9 +21,12 @@ from zoo.cli.options import (
     MaxSide,
     Model,
     Overwrite,
+    Text,
     complain,
     open_tokenizer,
     precision,
+    token_counts,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +46,13 @@ def reconstruct(
     tokens: Annotated[
         str | None, typer.Option("--tokens", help="Token counts such as 4,16,64; for models whose prefixes decode.")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Fewest tokens that reach psnr=24, ssim=0.7, lpips=0.3; or most for bits=512, bpp=0.1."
+        ),
+    ] = None,
+    text: Text = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
@@ -54,16 +64,19 @@ def reconstruct(
 ) -> None:
     """Send pictures through a tokenizer and back, and show both sides with PSNR and bits underneath.
 
-    PSNR compares what the tokenizer saw with what it gave back, at its own resolution, without added borders.
+    PSNR compares what the tokenizer saw with what it gave back, at its own resolution, without added borders. With
+    --target each picture gets a length of its own, found by bisection; one that no length satisfies keeps all tokens.
 
     \b
     Examples:
       zoo reconstruct photo.jpg -m fsq_f8_tiny -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --tokens 8,32,128 -o demo/
+      zoo reconstruct photos/ -m onedpiece_tiny_128 --target psnr=20 -o demo/
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
     """
     import torch
 
+    from zoo.cli.goal import noise, read_goal
     from zoo.cli.jobs import Job, load_samples, run_batches
     from zoo.data.images import IMAGE_SUFFIXES, WRITABLE, write_image
     from zoo.data.sheet import side_by_side
@@ -77,22 +90,37 @@ def reconstruct(
         if clash := {item.path.resolve() for item in items} & {target.resolve() for target in targets}:
             raise ValueError(f"{clash.pop()} is an input as well as an output; choose another folder with -o")
         tokenizer = open_tokenizer(model, device, modality="image")
-        counts = _counts(tokens, tokenizer.spec)
+        if tokens is not None and target is not None:
+            raise ValueError("--tokens names lengths and --target finds them; give one of the two")
+        if text is not None and target is not None:
+            raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
+        counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
     records: list[dict[str, Any]] = []
     with Job("reconstruct", len(items), errors_beside(output, list(WRITABLE))) as job:
 
         def work(batch: Tensor, samples: Sequence[Sample]) -> None:
             with torch.inference_mode(), precision(tokenizer, dtype):
-                code = tokenizer.encode(batch.to(tokenizer.device))
+                code = tokenizer.encode(batch.to(tokenizer.device), **beside)
+                found = None if goal is None else goal.cut(tokenizer, code, samples)
                 codes = [code if count is None else code.keep(count) for count in counts]
-                outputs = [tokenizer.decode(part).float().cpu() for part in codes]
+                codes = codes if found is None else [found.tokens]
+                outputs = [tokenizer.decode(part, generator=noise(tokenizer), **beside).float().cpu() for part in codes]
             bits = [None if tokenizer.spec.continuous else part.bits() for part in codes]
             for number, sample in enumerate(samples):
                 with job.guard(sample.item):
                     rows = [
-                        _measure(sample, result[number], part.num_tokens, None if cost is None else float(cost[number]))
+                        _measure(
+                            sample,
+                            result[number],
+                            int(part.mask[number].sum()),
+                            None if cost is None else float(cost[number]),
+                        )
                         for result, part, cost in zip(outputs, codes, bits, strict=True)
                     ]
+                    if goal is not None and found is not None:
+                        rows[0] |= {"target": str(goal), "reached": bool(found.reached[number])}
+                        if goal.kind in ("ssim", "lpips"):
+                            rows[0][goal.kind] = round(float(found.value[number]), 4)
                     pictures = [result[number] for result in outputs]
                     sheet = side_by_side(_panels(model, sample, pictures, rows))
                     write_image(sample.target, sheet)
@@ -115,11 +143,8 @@ def _counts(text: str | None, spec: TokenizerSpec) -> list[int | None]:
         return [None]
     if not spec.flexible:
         raise ValueError("--tokens needs a model whose prefixes decode; `zoo info NAME` says which do")
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--tokens expects numbers such as 4,16,64, got {text!r}") from error
-    if min(counts) < 1 or (not spec.any_size and max(counts) > spec.num_tokens):
+    counts = token_counts(text)
+    if not spec.any_size and max(counts) > spec.num_tokens:
         raise ValueError(f"--tokens must lie in 1 to {spec.num_tokens}, got {text}")
     return list(counts)
 
@@ -145,6 +170,9 @@ def _panels(model: str, sample: Sample, outputs: Sequence[Tensor], rows: Sequenc
         lines = [f"PSNR {row['psnr']:.2f} dB"]
         if "bits" in row:
             lines.append(f"{row['bits']:,.0f} bits, {row['bits_per_pixel']:.3f} bits/pixel")
+        lines += [f"{kind.upper()} {row[kind]:.3f}" for kind in ("ssim", "lpips") if kind in row]
+        if "target" in row:
+            lines.append(f"target {row['target']}" + ("" if row["reached"] else " missed"))
         title = f"{row['tokens']:,} tokens"
         panels.append(Panel(sample.fit.trim(output), f"{model.rstrip('/').split('/')[-1]}: {title}", lines))
     return panels
@@ -155,9 +183,11 @@ def _print_summary(records: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("picture", "tokens", "PSNR dB", "bits", "bits/pixel"):
+    target = ("target",) if any("target" in row for row in records) else ()
+    for column in ("picture", "tokens", "PSNR dB", "bits", "bits/pixel", *target):
         table.add_column(column, justify="left" if column == "picture" else "right")
     for row in records:
         bits = (f"{row['bits']:,.0f}", f"{row['bits_per_pixel']:.3f}") if "bits" in row else ("", "")
-        table.add_row(row["output"], f"{row['tokens']:,}", f"{row['psnr']:.2f}", *bits)
+        reached = ("reached" if row["reached"] else "missed",) if target else ()
+        table.add_row(row["output"], f"{row['tokens']:,}", f"{row['psnr']:.2f}", *bits, *reached)
     Console().print(table, highlight=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.augment import colour_jitter, random_crop, random_resized_crop, resize_shorter
+from zoo.data.captions import Captioned
 from zoo.data.sampler import mix
 from zoo.data.sources import Source
 
@@ -46,7 +47,7 @@ class ErrorLog:
             return len({json.loads(line)["item"] for line in file})
 
 
-class Crops(Dataset[Tensor]):
+class Crops(Dataset[Tensor | Captioned]):
     """Random crops of the images of a source; what a draw gives depends on (seed, draw) alone.
 
     Args:
@@ -63,6 +64,7 @@ class Crops(Dataset[Tensor]):
         jitter: strength of the colour jitter in [0, 1].
         cache: decode every image once and keep all scales in memory as uint8.
         errors: where unreadable images are recorded. A draw that meets one takes the next readable image.
+        captions: give batches the captions of their images, as `Captioned`.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class Crops(Dataset[Tensor]):
         jitter: float = 0.0,
         cache: bool = False,
         errors: ErrorLog | None = None,
+        captions: bool = False,
     ) -> None:
         self.source, self.indices, self.size, self.seed = source, list(indices), size, seed
         self.scales, self.resize, self.crop, self.area = tuple(scales), resize, crop, area
-        self.min_std, self.flip, self.jitter = min_std, flip, jitter
+        self.min_std, self.flip, self.jitter, self.captions = min_std, flip, jitter, captions
         self.errors = errors or ErrorLog()
         self._broken: set[int] = set()
         self._cached: dict[int, list[Tensor]] | None = None
@@ -96,37 +99,39 @@ class Crops(Dataset[Tensor]):
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         """The crop (3, size, size) uint8 of one `(index, draw)`."""
-        return self.__getitems__([key])[0]
+        return self.__getitems__([key])[:1][0]
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Tensor:
-        """The batch (B, 3, size, size) uint8 of several `(index, draw)`."""
-        crops = torch.stack([self._draw(*key) for key in keys])
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Tensor | Captioned:
+        """The batch (B, 3, size, size) uint8 of several `(index, draw)`, with captions where they are asked for."""
+        indices, drawn = zip(*(self._draw(*key) for key in keys), strict=True)
+        crops = torch.stack(drawn)
         if self.jitter > 0:
             crops = colour_jitter(
                 crops, self.jitter, [np.random.default_rng(mix(self.seed, key[1], 1)) for key in keys]
             )
-        return crops
+        return Captioned(crops, [self.source.caption(index) for index in indices]) if self.captions else crops
 
-    def _draw(self, position: int, draw: int) -> Tensor:
+    def _draw(self, position: int, draw: int) -> tuple[int, Tensor]:
+        """The index of the image that was used, and a crop of it."""
         rng = np.random.default_rng(mix(self.seed, draw))
-        image = self._copy(position, rng)
+        index, image = self._copy(position, rng)
         if self.crop == "resized":
             crop = random_resized_crop(image, self.size, rng, self.area, (3 / 4, 4 / 3))
         else:
             crop = random_crop(image, self.size, rng, self.min_std)
-        return crop.flip(-1) if self.flip and rng.random() < 0.5 else crop
+        return index, crop.flip(-1) if self.flip and rng.random() < 0.5 else crop
 
-    def _copy(self, position: int, rng: np.random.Generator) -> Tensor:
-        """The first readable image from `position` on, at one of the scales that hold a crop."""
+    def _copy(self, position: int, rng: np.random.Generator) -> tuple[int, Tensor]:
+        """The first readable image from `position` on, and its index, at one of the scales that hold a crop."""
         for offset in range(len(self.indices)):
             index = self.indices[(position + offset) % len(self.indices)]
             if self._cached is not None:
                 if index in self._cached:
                     copies = self._cached[index]
-                    return copies[self._scale([min(copy.shape[1:]) for copy in copies], rng)]
+                    return index, copies[self._scale([min(copy.shape[1:]) for copy in copies], rng)]
             elif index not in self._broken and (image := self._read(index)) is not None:
                 sides = [min(_scaled(image, scale)) for scale in self.scales]
-                return _shrink(image, self.scales[self._scale(sides, rng)])
+                return index, _shrink(image, self.scales[self._scale(sides, rng)])
         raise ValueError(
             f"none of the {len(self.indices)} images can be read; the first is {self.source.names[self.indices[0]]!r}"
         )

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from zoo.data.captions import Captioned
 from zoo.data.datasets import Crops, ErrorLog
 from zoo.data.sampler import StepSampler
 from zoo.data.sources import Source, open_source
@@ -43,6 +44,8 @@ class ImageData(LightningDataModule):
         min_std: least grey standard deviation (0 to 255) of a random crop; flatter ones are redrawn.
         flip: mirror half of the training crops.
         jitter: strength of colour jitter in [0, 1].
+        captions: give each batch the captions of its images, as `Captioned`, for tokenizers that read text: the file
+            `NAME.txt` beside an image or in its shard, or the text column of a saved data set; "" where there is none.
         seed: of order and augmentation.
 
     Raises:
@@ -68,6 +71,7 @@ class ImageData(LightningDataModule):
         min_std: float = 0.0,
         flip: bool = True,
         jitter: float = 0.0,
+        captions: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ class ImageData(LightningDataModule):
         self.val_fraction, self.val_size = val_fraction, val_size
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self._view: dict[str, Any] = {"scales": tuple(scales), "resize": resize, "min_std": min_std}
-        self._view |= {"crop": crop, "area": (area[0], area[1]), "cache": cache == "ram"}
+        self._view |= {"crop": crop, "area": (area[0], area[1]), "cache": cache == "ram", "captions": captions}
         self._augment: dict[str, Any] = {"flip": flip, "jitter": jitter}
         self.errors = ErrorLog()
         self._train: Crops | None = None
@@ -111,7 +115,7 @@ class ImageData(LightningDataModule):
         """Append unreadable images to a JSON-lines file from now on (all workers do)."""
         self.errors.path = path
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Tensor | Captioned]:
         """Endless batches that go on where the trainer's step count stands."""
         assert self._train is not None
         trainer = self.trainer
@@ -132,7 +136,7 @@ class ImageData(LightningDataModule):
         module = self.trainer.lightning_module if self.trainer else None
         return getattr(module, "accumulate", 1)
 
-    def val_dataloader(self) -> DataLoader[Tensor] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Tensor | Captioned] | list[Any]:
         """The same crops every time, an equal share for each rank; empty without a validation set."""
         if self._val is None:
             return []
@@ -141,7 +145,7 @@ class ImageData(LightningDataModule):
         batches = [keys[first : first + self.batch_size] for first in range(0, len(keys), self.batch_size)]
         return self._loader(self._val, batches)
 
-    def _loader(self, crops: Crops, batches: Any) -> DataLoader[Tensor]:
+    def _loader(self, crops: Crops, batches: Any) -> DataLoader[Tensor | Captioned]:
         return DataLoader(
             crops,
             batch_sampler=batches,
@@ -151,8 +155,14 @@ class ImageData(LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+    def on_after_batch_transfer(self, batch: Tensor | Captioned, dataloader_idx: int) -> Tensor | Captioned:
         """uint8 -> float32 in [-1, 1], on the device."""
+        if isinstance(batch, Captioned):
+            return Captioned(self._scaled(batch.images), batch.captions)
+        return self._scaled(batch)
+
+    @staticmethod
+    def _scaled(batch: Tensor) -> Tensor:
         return batch.float() / 127.5 - 1 if batch.dtype == torch.uint8 else batch
 
 

@@ -33,9 +33,13 @@ class Source(Protocol):
         """Image `index` as (3, H, W) uint8; raises for a file that is no readable image."""
         ...
 
+    def caption(self, index: int) -> str:
+        """The text that belongs to image `index`, "" where there is none."""
+        ...
+
 
 class FolderSource:
-    """Every image file below a folder, in the order of the relative names."""
+    """Every image file below a folder, in the order of the relative names; `NAME.txt` beside an image is a caption."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,9 +51,13 @@ class FolderSource:
     def read(self, index: int) -> Tensor:
         return decode_image((self.root / self.names[index]).read_bytes())
 
+    def caption(self, index: int) -> str:
+        path = (self.root / self.names[index]).with_suffix(".txt")
+        return one_line(path.read_bytes()) if path.is_file() else ""
+
 
 class ShardSource:
-    """The images inside WebDataset shards (uncompressed tar files on disk).
+    """The images inside WebDataset shards (uncompressed tar files on disk); the member `KEY.txt` is a caption.
 
     The members' offsets are listed once when the source is opened; after that any image is one read, so order and
     resumption are as exact as for a folder.
@@ -58,13 +66,17 @@ class ShardSource:
     def __init__(self, shards: Sequence[Path]) -> None:
         self.names: list[str] = []
         self._places: list[tuple[Path, int, int]] = []
+        self._texts: dict[str, tuple[Path, int, int]] = {}
         for shard in shards:
             try:
                 with tarfile.open(shard, "r:") as archive:
                     for member in archive:
-                        if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS:
+                        kind, place = Path(member.name).suffix.lower(), (shard, member.offset_data, member.size)
+                        if member.isfile() and kind in EXTENSIONS:
                             self.names.append(f"{shard.name}/{member.name}")
-                            self._places.append((shard, member.offset_data, member.size))
+                            self._places.append(place)
+                        elif member.isfile() and kind == ".txt":
+                            self._texts[stem(f"{shard.name}/{member.name}")] = place
             except tarfile.TarError as error:
                 raise ValueError(f"{shard} is not an uncompressed tar file ({error}); unpack .tar.gz first") from error
         if not self.names:
@@ -73,16 +85,25 @@ class ShardSource:
         self._process = os.getpid()
 
     def read(self, index: int) -> Tensor:
-        shard, offset, size = self._places[index]
+        return decode_image(self._bytes(*self._places[index]))
+
+    def caption(self, index: int) -> str:
+        place = self._texts.get(stem(self.names[index]))
+        return "" if place is None else one_line(self._bytes(*place))
+
+    def _bytes(self, shard: Path, offset: int, size: int) -> bytes:
         if self._process != os.getpid():
             self._open, self._process = {}, os.getpid()
         if shard not in self._open:
             self._open[shard] = os.open(shard, os.O_RDONLY)
-        return decode_image(os.pread(self._open[shard], size, offset))
+        return os.pread(self._open[shard], size, offset)
 
 
 class HubSource:
-    """A Hugging Face data set saved on disk with `save_to_disk`; reads its first image column."""
+    """A Hugging Face data set saved on disk with `save_to_disk`.
+
+    Reads its first image column; a text column named `caption` or `text`, or else the only one, holds captions.
+    """
 
     def __init__(self, root: Path, split: str) -> None:
         try:
@@ -97,13 +118,23 @@ class HubSource:
         columns = [name for name, kind in data.features.items() if isinstance(kind, datasets.Image)]
         if not columns:
             raise ValueError(f"{root} has no image column, only {sorted(data.features)}; cast one to datasets.Image")
+        strings = ("string", "large_string")
+        texts = [name for name, kind in data.features.items() if getattr(kind, "dtype", None) in strings]
+        named = [name for name in ("caption", "text") if name in texts]
+        self._text = named[0] if named else texts[0] if len(texts) == 1 else None
         self._rows: Any = data.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
+        self._captions: Any = None if self._text is None else data.select_columns([self._text])
         self._column = columns[0]
         self.names = [f"{root.name}/{split}/{index}" for index in range(len(data))]
 
     def read(self, index: int) -> Tensor:
         cell = self._rows[index][self._column]
         return decode_image(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
+
+    def caption(self, index: int) -> str:
+        if self._captions is None:
+            return ""
+        return one_line((self._captions[index][self._text] or "").encode())
 
 
 def open_source(root: str | Path, split: str = "train") -> Source:
@@ -131,6 +162,16 @@ def open_source(root: str | Path, split: str = "train") -> Source:
         return HubSource(path, split)
     shards = sorted(path.glob("*.tar"))
     return ShardSource(shards) if shards else FolderSource(path)
+
+
+def stem(name: str) -> str:
+    """A name without its last suffix, by which pictures and captions of a shard belong together."""
+    return str(Path(name).with_suffix(""))
+
+
+def one_line(data: bytes) -> str:
+    """A caption's text with single spaces; bytes that are no UTF-8 are replaced."""
+    return " ".join(data.decode("utf-8", "replace").split())
 
 
 def decode_image(data: bytes) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from decoders import ProxyDecoder, PyramidDecoder, ViT1DDecoder
+from encoders import PyramidEncoder, ViT1D
+from quantizers import Quantizer
+from zoo.families.dropout import NestedDropout
 from zoo.families.titok import TiTok
 from zoo.spec import Order
 
@@ -14,19 +15,23 @@ __all__ = ["OneDPiece"]
 
 
 class OneDPiece(TiTok):
-    """TiTok trained with tail token drop: the first tokens carry the most, and any prefix decodes."""
+    """TiTok trained with tail token drop: the first tokens carry the most, and any prefix decodes.
+
+    Args:
+        encoder, quantizer, decoder, proxy_training: as in `TiTok`.
+        dropout: None for tail token drop: one length for the whole batch, uniform in 1 to N, drawn at every call.
+    """
 
     order: ClassVar[Order] = "coarse_to_fine"
     flexible: ClassVar[bool] = True
 
-    def regularize(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tail token drop: cut the batch to its first k tokens, k uniform in 1..N, drawn once a call.
-
-        Args:
-            latents: (B, N, D).
-
-        Returns:
-            latents (B, k, D) and lengths (B,), all k.
-        """
-        keep = int(torch.randint(1, latents.shape[1] + 1, ()))
-        return latents[:, :keep], torch.full((len(latents),), keep, device=latents.device)
+    def __init__(
+        self,
+        encoder: ViT1D | PyramidEncoder,
+        quantizer: Quantizer,
+        decoder: ViT1DDecoder | ProxyDecoder | PyramidDecoder,
+        proxy_training: bool = False,
+        dropout: NestedDropout | None = None,
+    ) -> None:
+        dropout = dropout or NestedDropout("uniform", per="batch")
+        super().__init__(encoder, quantizer, decoder, proxy_training, dropout)

@@ -12,6 +12,7 @@ from torch import Tensor
 from decoders import ProxyDecoder, PyramidDecoder, ViT1DDecoder
 from encoders import PyramidEncoder, ViT1D
 from quantizers import Quantizer
+from zoo.families.dropout import NestedDropout, visible
 from zoo.families.maskgit_vqgan import MaskGITVQGAN, convolution_key, pixel_arguments
 from zoo.spec import Order, TokenizerSpec
 from zoo.tokenizer import Reconstruction, Tokenizer
@@ -57,6 +58,7 @@ class TiTok(Tokenizer):
         quantizer: any.
         decoder: reads N tokens, `quantizer.dim` wide.
         proxy_training: while training, stop at the logits, which then stand in `output` too, and render no pixels.
+        dropout: how many tokens training keeps. With it the code is coarse to fine, and any prefix decodes.
     """
 
     encoder: ViT1D | PyramidEncoder
@@ -71,8 +73,10 @@ class TiTok(Tokenizer):
         quantizer: Quantizer,
         decoder: ViT1DDecoder | ProxyDecoder | PyramidDecoder,
         proxy_training: bool = False,
+        dropout: NestedDropout | None = None,
     ) -> None:
         super().__init__(encoder, quantizer, decoder)
+        self.dropout = dropout
         if proxy_training and not isinstance(decoder, ProxyDecoder):
             raise ValueError("proxy_training needs a decoders.ProxyDecoder: this decoder has no codes to stop at")
         self.proxy_training = proxy_training
@@ -89,23 +93,49 @@ class TiTok(Tokenizer):
             codebook_sizes=quantizer.codebook_sizes,
             dim=quantizer.dim,
             num_tokens=encoder.num_tokens,
-            order=self.order,
-            flexible=self.flexible,
+            order=self.order if dropout is None else "coarse_to_fine",
+            flexible=self.flexible or dropout is not None,
             scales=encoder.scales if isinstance(encoder, PyramidEncoder) else (),
         )
 
+    @property
+    def features(self) -> dict[str, int]:
+        """Patches after some blocks: "encoder.1", "encoder.2", ..., "decoder.1", ...; "grid" for pyramids."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {f"{side}.{name}": width for side, part in parts.items() for name, width in part.features.items()}
+
+    def regularize(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Draw how many tokens each item keeps.
+
+        Args:
+            latents: (B, N, D).
+
+        Returns:
+            latents (B, n, D), cut to the longest, and lengths (B,); or all of them and None without `dropout`.
+        """
+        if self.dropout is None:
+            return latents, None
+        lengths = self.dropout.draw(len(latents), latents.shape[1])
+        return latents[:, : int(lengths.max())], lengths
+
     def forward(self, x: Tensor) -> Reconstruction:
-        """As `Tokenizer.forward`; `regularize` returns latents that are already cut, its lengths are only reported."""
+        """As `Tokenizer.forward`, with the features that were asked for (`expose`) in `extras`."""
         self.check_input(x)
-        quantized = self.quantizer(self.encoder(x))
+        extras: dict[str, Tensor] = {}
+        quantized = self.quantizer(self.encoder(x, self.watch("encoder", extras)))
         latents, lengths = self.regularize(quantized.latents) if self.training else (quantized.latents, None)
+        latents, ragged = visible(latents, lengths)
+        lengths = None if lengths is None else lengths.to(x.device, non_blocking=True)
+        watch = self.watch("decoder", extras)
         if isinstance(self.decoder, ProxyDecoder):
-            logits = self.decoder.logits(latents)
-            output = logits if self.training and self.proxy_training else self.decoder.render(logits)
-            return Reconstruction(output, quantized, lengths, {"proxy_logits": logits})
-        output = self.decoder(latents)
-        codes_only = getattr(self.decoder, "proxy_codes", None) is not None
-        return Reconstruction(output, quantized, lengths, {"proxy_logits": output} if codes_only else {})
+            extras["proxy_logits"] = self.decoder.logits(latents, ragged, watch)
+            stop = self.training and self.proxy_training
+            output = extras["proxy_logits"] if stop else self.decoder.render(extras["proxy_logits"])
+        else:
+            output = self.decoder(latents, ragged, watch)
+            if self.decoder.proxy_codes is not None:
+                extras["proxy_logits"] = output
+        return Reconstruction(output, quantized, lengths, extras)
 
     @torch.no_grad()
     def adopt(self, teacher: MaskGITVQGAN) -> None:
@@ -132,11 +162,7 @@ class TiTok(Tokenizer):
 
     def decode_latents(self, latents: Tensor, lengths: Tensor | None, size: tuple[int, ...]) -> Tensor:
         """(B, n, D) -> (B, 3, H, W); what no item uses is cut, and only lengths that differ cost a mask."""
-        if lengths is not None:
-            longest = int(lengths.max())
-            latents = latents[:, :longest]
-            lengths = None if int(lengths.min()) == longest else lengths
-        return self.decoder(latents, lengths)
+        return self.decoder(*visible(latents, lengths))
 
     @classmethod
     def reference_recipe(cls, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.metrics.codecs import Compressed, Format, compress, thumbnail
+from zoo.metrics.codecs import Compressed, Format, compress, compress_at, thumbnail
 from zoo.metrics.codes import codebook_perplexity, codebook_usage
-from zoo.metrics.images import bits_per_pixel, psnr, ssim
+from zoo.metrics.images import bits_per_pixel, lpips, psnr, ssim
 
 if TYPE_CHECKING:
     from zoo.metrics.usage import CodeStatistics
@@ -17,6 +17,8 @@ __all__ = [
     "codebook_perplexity",
     "codebook_usage",
     "compress",
+    "compress_at",
+    "lpips",
     "psnr",
     "ssim",
     "thumbnail",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.data.images import from_pil, resize, to_pil
 
-__all__ = ["Compressed", "Format", "compress", "thumbnail"]
+__all__ = ["Compressed", "Format", "compress", "compress_at", "thumbnail"]
 
 Format = Literal["JPEG", "WebP"]
 # Encoders at their most thorough; JPEG keeps its 4:2:0 chroma, which is the better choice at low rates.
@@ -68,6 +68,26 @@ def compress(image: Tensor, budget: int, kind: Format) -> Compressed:
         else:
             high = middle - 1
     return Compressed(_decode(best), len(best), low, fits=True)
+
+
+def compress_at(image: Tensor, quality: int, kind: Format) -> Compressed:
+    """The JPEG or WebP file at one quality setting; encoders as in `compress`.
+
+    Args:
+        image: (3, H, W) in [-1, 1].
+        quality: 1 to 95 for JPEG, 0 to 100 for WebP.
+        kind: "JPEG" or "WebP".
+
+    Raises:
+        ValueError: another format or quality.
+    """
+    if kind not in get_args(Format):
+        raise ValueError(f"kind is one of {', '.join(get_args(Format))}, got {kind!r}")
+    low, high = _QUALITIES[kind]
+    if not low <= quality <= high:
+        raise ValueError(f"{kind} has qualities {low} to {high}, got {quality}")
+    data = _encode(to_pil(image), kind, quality)
+    return Compressed(_decode(data), len(data), quality, fits=True)
 
 
 def thumbnail(image: Tensor, bits: float) -> tuple[Tensor, tuple[int, int]]:

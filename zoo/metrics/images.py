@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-__all__ = ["bits_per_pixel", "psnr", "ssim"]
+if TYPE_CHECKING:
+    from zoo.objectives.perceptual import LPIPS, Backbone
+
+__all__ = ["bits_per_pixel", "lpips", "psnr", "ssim"]
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:
@@ -43,6 +49,39 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"expected one tensor from torchmetrics, got {type(value).__name__}")
     return value.reshape(len(output))
+
+
+@torch.no_grad()
+def lpips(output: Tensor, target: Tensor, net: Backbone = "alex") -> Tensor:
+    """Learned perceptual image patch similarity (arXiv 1801.03924); lower is better.
+
+    Args:
+        output: (B, 3, H, W), clamped to [-1, 1].
+        target: (B, 3, H, W) in [-1, 1].
+        net: "alex", as is usual for measuring, "vgg" or "squeeze".
+
+    Returns:
+        (B,) float32, 0 for equal images.
+
+    Raises:
+        RuntimeError: the backbone's ImageNet weights are not in torch's cache and cannot be downloaded.
+    """
+    output, target = _pair(output, target)
+    return _judge(net).to(output.device).each(output, target)
+
+
+@lru_cache(maxsize=3)
+def _judge(net: Backbone) -> LPIPS:
+    from zoo.objectives.perceptual import LPIPS
+
+    try:
+        return LPIPS(net)
+    except RuntimeError as error:
+        reason = error.__cause__ or error
+        raise RuntimeError(
+            f"LPIPS needs the weights of torchvision's {net} backbone, which could not be had ({reason}). Run once "
+            "with network access, or measure psnr or ssim, which need none"
+        ) from error
 
 
 def bits_per_pixel(bits: Tensor, size: tuple[int, int]) -> Tensor:

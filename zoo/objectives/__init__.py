@@ -1,14 +1,18 @@
 """Objectives: what a training minimises, as named terms; and the critics some of them train against."""
 
+from zoo.objectives.alignment import Alignment
 from zoo.objectives.discriminators import PatchCritic
+from zoo.objectives.flow import FlowObjective
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 from zoo.objectives.image import ImageObjective
 from zoo.objectives.perceptual import LPIPS, FeaturePerceptual, LogitPerceptual, MeanPerceptual
 from zoo.objectives.proxy import ProxyObjective
 
 __all__ = [
+    "Alignment",
     "LPIPS",
     "FeaturePerceptual",
+    "FlowObjective",
     "ImageObjective",
     "LeCAM",
     "LogitPerceptual",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from zoo.objectives.alignment import Alignment
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
-from zoo.tokenizer import Reconstruction
+from zoo.tokenizer import Reconstruction, Tokenizer
 
 __all__ = ["ImageObjective"]
 
@@ -27,6 +30,7 @@ class ImageObjective(nn.Module):
         adaptive: multiply `adversarial` by the ratio of the gradient norms that the other terms and the adversarial
             term have at the decoder's last layer (arXiv 2012.09841, Eq. 7).
         lecam: weight of LeCAM regularisation in the critic's loss.
+        alignment: one or several distances of inner features from those of a vision network; each has its own weight.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class ImageObjective(nn.Module):
         adversarial_start: int = 0,
         adaptive: bool = False,
         lecam: float = 0.001,
+        alignment: Alignment | Sequence[Alignment] | None = None,
     ) -> None:
         super().__init__()
         self.l1, self.l2, self.perceptual_weight, self.quantizer = l1, l2, perceptual_weight, quantizer
@@ -51,6 +56,17 @@ class ImageObjective(nn.Module):
         self.lecam_weight = lecam
         self.perceptual, self.critic = perceptual, critic
         self.lecam = LeCAM() if critic is not None and lecam > 0 else None
+        several = [alignment] if isinstance(alignment, Alignment) else list(alignment or [])
+        self.alignments = nn.ModuleList(several)
+
+    def prepare(self, tokenizer: Tokenizer, *, fresh: bool = True) -> None:
+        """Before training: ask the tokenizer for the features that are aligned.
+
+        Args:
+            fresh: whether its weights are those of the recipe's start; without influence.
+        """
+        for alignment in self.alignments:
+            alignment.prepare(tokenizer)  # type: ignore[operator]
 
     def forward(
         self, x: Tensor, reconstruction: Reconstruction, step: int = 0, anchor: Tensor | None = None
@@ -70,6 +86,11 @@ class ImageObjective(nn.Module):
         if self.perceptual is not None and step >= self.perceptual_start:
             terms["perceptual"] = self.perceptual(x, output)
             loss = loss + self.perceptual_weight * terms["perceptual"]
+        if self.alignments:
+            distances = [alignment(x, reconstruction) for alignment in self.alignments]
+            terms["alignment"] = torch.stack(distances).sum()
+            for alignment, distance in zip(self.alignments, distances, strict=True):
+                loss = loss + alignment.weight * distance
         if self.critic is not None and step >= self.adversarial_start:
             terms["adversarial"] = hinge_generator_loss(self._judge(output))
             pull = self.adversarial * terms["adversarial"]

@@ -110,8 +110,12 @@ class LPIPS(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean distance () of images x and y, (B, 3, H, W) in [-1, 1]; gradients flow to both."""
+        return self.each(x, y).mean()
+
+    def each(self, x: Tensor, y: Tensor) -> Tensor:
+        """As `forward`, for each pair: (B,)."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.distance(x.float(), y.float()).mean()
+            return self.distance(x.float(), y.float()).flatten()
 
 
 class MeanPerceptual(nn.Module):

@@ -38,11 +38,12 @@ class Weights:
     Attributes:
         license: SPDX identifier or the publisher's own name for it.
         layout: "reference" for the publisher's keys and config, "zoo" for ours.
-        hub: Hugging Face hub id `org/name`, None for weights that only come with the package.
-        file: file name inside the hub repository.
+        hub: Hugging Face hub id `org/name`, None for weights that are on no hub.
+        file: file name inside the hub repository, or as the publisher names it.
         revision: hub commit, tag or branch; None for the newest.
         sha256: digest of the file, where known.
         embedded: the file is in the package, `checkpoints/weights/NAME.safetensors`.
+        source: where else the publisher keeps the file, for people to fetch by hand; None where a hub has it.
     """
 
     license: str
@@ -52,6 +53,12 @@ class Weights:
     revision: str | None = None
     sha256: str | None = None
     embedded: bool = False
+    source: str | None = None
+
+    @property
+    def place(self) -> str:
+        """ "package", "hub", or "by hand" for a file that `zoo.load` cannot fetch."""
+        return "package" if self.embedded else "hub" if self.hub else "by hand"
 
     @property
     def research_only(self) -> bool:
@@ -232,8 +239,8 @@ def _check(item: Card) -> None:
         raise ValueError("the layout 'zoo' needs recipe, the recipe that builds the model")
     if weights.hub is not None and not HUB_ID.fullmatch(weights.hub):
         raise ValueError(f"weights.hub is org/name, got {weights.hub!r}")
-    if weights.hub is None and not weights.embedded:
-        raise ValueError("weights needs a hub id, or embedded: true")
+    if weights.hub is None and not weights.embedded and not weights.source:
+        raise ValueError("weights needs a hub id, embedded: true, or a source to fetch the file from by hand")
     if weights.sha256 is not None and not SHA256.fullmatch(str(weights.sha256)):
         raise ValueError(f"weights.sha256 is 64 lower-case hexadecimal digits, got {weights.sha256!r}")
     if item.params is not None and not isinstance(item.params, int):

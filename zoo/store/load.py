@@ -29,6 +29,7 @@ log = logging.getLogger("zoo")
 def load(
     name: str | Path,
     *,
+    weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     revision: str | None = None,
@@ -39,6 +40,8 @@ def load(
     Args:
         name: a card's name (`zoo.list_models()`), a folder written by `save_pretrained`, or a hub id `org/name`
             whose repository holds such a folder or whose weights a card describes.
+        weights: a file that you have, in place of the one that the card names; cards whose weights are on no hub need
+            it.
         device: where it goes.
         dtype: floating dtype of encoder and decoder, None for float32; quantizers stay in float32.
         revision: hub commit, tag or branch; None for what the card names, else the newest.
@@ -47,17 +50,20 @@ def load(
     Raises:
         KeyError: no such model; the closest names are suggested.
         FileNotFoundError, PermissionError, ConnectionError: a file cannot be had; the message says what was tried.
-        ValueError: a file is damaged, is not what it claims to be, or names something outside the rooms.
+        ValueError: a file is damaged, is not what it claims to be, or names something outside the rooms; or `weights`
+            is given where no card says how to read them.
         RuntimeError: the weights do not fit the model.
     """
-    tokenizer = _find(name, revision, offline)
+    tokenizer = _find(name, weights, revision, offline)
     return tokenizer.eval().to(device=device, dtype=dtype)
 
 
-def _find(name: str | Path, revision: str | None, offline: bool | None) -> Tokenizer:
+def _find(name: str | Path, weights: str | Path | None, revision: str | None, offline: bool | None) -> Tokenizer:
     text = str(name)
     if isinstance(name, str) and name in list_models():
-        return _from_card(card(name), revision, offline)
+        return _from_card(card(name), revision, offline, file=weights)
+    if weights is not None:
+        raise ValueError(f"weights= goes with the name of a card, which says how to read them; {text!r} is none")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder)
@@ -71,10 +77,17 @@ def _find(name: str | Path, revision: str | None, offline: bool | None) -> Token
     return _from_card(card(text), revision, offline)
 
 
-def _from_card(item: Card, revision: str | None, offline: bool | None) -> Tokenizer:
+def _from_card(item: Card, revision: str | None, offline: bool | None, file: str | Path | None = None) -> Tokenizer:
     weights = item.weights
-    if weights.embedded and item.weights_path.is_file():
+    if file is not None:
+        path = Path(file).expanduser()
+    elif weights.embedded and item.weights_path.is_file():
         path = item.weights_path
+    elif weights.source is not None and weights.hub is None:
+        raise FileNotFoundError(
+            f"{item.name}: its weights are on no hub; download {weights.file} ({weights.source}) and call "
+            f"zoo.load({item.name!r}, weights='path/to/{weights.file}')"
+        )
     elif weights.hub is None:
         raise FileNotFoundError(f"{item.name}: its weights belong to the package but {item.weights_path} is missing")
     else:

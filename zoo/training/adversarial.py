@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zoo.data.captions import Captioned
 from zoo.tokenizer import Tokenizer
-from zoo.training.module import Settings, TokenizerTraining, settings_of
+from zoo.training.module import Settings, TokenizerTraining, reconstruct, settings_of
 from zoo.training.optim import build_optimizer, decayed_names
 
 __all__ = ["AdversarialTraining"]
@@ -44,29 +45,29 @@ class AdversarialTraining(TokenizerTraining):
         """AdamW for the tokenizer and for the critic, each with its schedule."""
         options = dict(self.settings.optimizer)
         critic_lr = options.pop("critic_lr", None) or options["lr"]
-        generator = build_optimizer(self.tokenizer.named_parameters(), self._decayed, **options)
+        generator = build_optimizer(self.learned(), self._decayed, **options)
         critic = build_optimizer(
             self.critic.named_parameters(), decayed_names(self.critic), **{**options, "lr": critic_lr}
         )
         self._fresh = [settings_of(generator), settings_of(critic)]
         return [generator, critic], [self.scheduler(generator), self.scheduler(critic, self.start)]
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Tensor | Captioned, batch_idx: int) -> None:  # type: ignore[override]
         """Both losses of a batch (B, C, ...) in [-1, 1]; steps after every `accumulate` batches."""
         optimizers: Any = self.optimizers()
         generator, critic = optimizers
         step = self.global_step
-        reconstruction = self.tokenizer(batch)
+        x, reconstruction = reconstruct(self.tokenizer, batch)
         self.critic.requires_grad_(False)
-        terms = self.objective(batch, reconstruction, step, self._anchor[0])
+        terms = self.objective(x, reconstruction, step, self._anchor[0])
         self.manual_backward(terms["loss"] / self.accumulate)
         self.critic.requires_grad_(True)
         if step >= self.start:
-            judged = self.objective.criticise(batch, reconstruction.output)  # type: ignore[operator]
+            judged = self.objective.criticise(x, reconstruction.output)  # type: ignore[operator]
             self.manual_backward(judged["loss"] / self.accumulate)
             terms = {**terms, **{name: value for name, value in judged.items() if name != "loss"}}
             terms["critic_loss"] = judged["loss"]
-        self.report("train", terms, reconstruction, len(batch))
+        self.report("train", terms, reconstruction, len(x))
         if (batch_idx + 1) % self.accumulate:
             return
         schedules: Any = self.lr_schedulers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from quantizers import Quantized
+from zoo.data.captions import Captioned
 from zoo.data.sampler import mix
+from zoo.families.text import TextConditioned
 from zoo.metrics import CodeStatistics
 from zoo.tokenizer import Reconstruction, Tokenizer
-from zoo.training.optim import build_optimizer, decayed_names, schedule
+from zoo.training.optim import build_optimizer, decays, schedule
 
 __all__ = ["Settings", "TokenizerTraining"]
 
@@ -79,7 +81,7 @@ class TokenizerTraining(LightningModule):
         self.accumulate = settings.accumulate
         self._frozen_modules = freeze(tokenizer, settings.freeze, settings.train_only)
         self.average = copy.deepcopy(tokenizer).requires_grad_(False).eval() if settings.ema else None
-        self._decayed = decayed_names(tokenizer)
+        self._decayed = frozenset(name for name, parameter in self.learned() if decays(name, parameter))
         self._sharded = False
         self._fresh: list[list[dict[str, Any]]] = []
         sizes = tokenizer.spec.codebook_sizes
@@ -117,9 +119,20 @@ class TokenizerTraining(LightningModule):
         """AdamW and its schedule, stepped once per optimizer step."""
         options = {key: value for key, value in self.settings.optimizer.items() if key != "critic_lr"}
         options["foreach"] = False if self._sharded else None
-        optimizer = build_optimizer(self.tokenizer.named_parameters(), self._decayed, **options)
+        optimizer = build_optimizer(self.learned(), self._decayed, **options)
         self._fresh = [settings_of(optimizer)]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the tokenizer's optimizer steps: the tokenizer, and what the objective learns apart from its critic."""
+        yield from self.tokenizer.named_parameters()
+        yield from self.helpers()
+
+    def helpers(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of the objective that learn with the tokenizer, such as the projectors of an alignment."""
+        for name, parameter in self.objective.named_parameters():
+            if not below(name, "critic"):
+                yield f"objective.{name}", parameter
 
     def scheduler(self, optimizer: Optimizer, start: int = 0) -> LambdaLR:
         """The recipe's schedule on an optimizer that is first stepped at step `start`."""
@@ -140,17 +153,18 @@ class TokenizerTraining(LightningModule):
         position = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(mix(self.settings.seed, position, self.global_rank))
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Tensor | Captioned, batch_idx: int) -> Tensor:
         """Loss of a batch (B, C, ...) in [-1, 1]."""
-        reconstruction = self.tokenizer(batch)
-        terms = self.objective(batch, reconstruction, self.global_step)
-        self.report("train", terms, reconstruction, len(batch))
+        x, reconstruction = reconstruct(self.tokenizer, batch)
+        terms = self.objective(x, reconstruction, self.global_step)
+        self.report("train", terms, reconstruction, len(x))
         return terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients (unscaled by now) and record their norm."""
         if self._sharded:
-            for parameter in self.tokenizer.quantizer.parameters():
+            whole = (*self.tokenizer.quantizer.parameters(), *(parameter for _, parameter in self.helpers()))
+            for parameter in whole:
                 if parameter.grad is not None:
                     parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
         if self.settings.gradient_clip > 0:
@@ -184,13 +198,13 @@ class TokenizerTraining(LightningModule):
         for held, current in zip(self.average.buffers(), self.tokenizer.buffers(), strict=True):
             held.copy_(current)
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Tensor | Captioned, batch_idx: int) -> dict[str, Tensor]:
         """Objective and PSNR of the averaged weights; the reconstructions under "output"."""
-        reconstruction = self.best(batch)
-        terms = dict(self.objective(batch, reconstruction, self.global_step))
-        error = (reconstruction.output.float().clamp(-1, 1) - batch).square().flatten(1).mean(1) / 4
+        x, reconstruction = reconstruct(self.best, batch)
+        terms = dict(self.objective(x, reconstruction, self.global_step))
+        error = (reconstruction.output.float().clamp(-1, 1) - x).square().flatten(1).mean(1) / 4
         terms["psnr"] = -10 * error.clamp_min(1e-10).log10().mean()
-        self.report("val", terms, reconstruction, len(batch))
+        self.report("val", terms, reconstruction, len(x))
         return {"output": reconstruction.output}
 
     def report(self, part: str, terms: dict[str, Tensor], reconstruction: Reconstruction, size: int) -> None:
@@ -212,6 +226,15 @@ class TokenizerTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the recipe with the weights."""
         checkpoint["recipe"] = self.settings.config
+
+
+def reconstruct(tokenizer: Tokenizer, batch: Tensor | Captioned) -> tuple[Tensor, Reconstruction]:
+    """The signals x (B, C, ...) of a batch and what becomes of them, told their captions where the batch has some."""
+    if isinstance(batch, Captioned):
+        if not isinstance(tokenizer, TextConditioned):
+            raise ValueError(f"{type(tokenizer).__name__} reads no captions; set data.captions=false")
+        return batch.images, tokenizer(batch.images, text=batch.captions)
+    return batch, tokenizer(batch)
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:

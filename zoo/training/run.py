@@ -16,8 +16,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from zoo.families import MaskGITVQGAN, TiTok
-from zoo.objectives import ProxyObjective
 from zoo.store.build import build, compose, instantiate
 from zoo.tokenizer import Tokenizer
 from zoo.training.adversarial import AdversarialTraining
@@ -65,10 +63,8 @@ def train(recipe: str, overrides: Sequence[str] = (), *, callbacks: Sequence[Cal
     if config["init_from"] and checkpoint is None:
         _start_from(tokenizer, config["init_from"])
     objective = instantiate(config["objective"])
-    if isinstance(objective, ProxyObjective) and isinstance(tokenizer, TiTok) and not config["init_from"]:
-        teacher = objective.teacher.net
-        if isinstance(teacher, MaskGITVQGAN):
-            tokenizer.adopt(teacher)
+    if hasattr(objective, "prepare"):
+        objective.prepare(tokenizer, fresh=not config["init_from"])
     data = instantiate(config["data"])
     data.record_errors(folder / "errors.jsonl")
     module = training_module(tokenizer, objective, config)
