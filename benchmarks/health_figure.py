@@ -121,7 +121,7 @@ class Pen:
 def axes(results: Sequence[dict[str, Any]]) -> list[Panel]:
     """Usage in percent, perplexity in bits, PSNR in a range that fits."""
     quality = [row["psnr"] for row in results]
-    low, high = 5 * math.floor(min(quality) / 5), 5 * math.ceil(max(quality) / 5)
+    low, high = 5 * math.floor(min(quality) / 5), 5 * (math.floor(max(quality) / 5) + 1)
     return [
         Panel(
             "usage, share of codes (goal 90%)",

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import quantizers
-from benchmarks.floors import EntropyFloor, MappedSearchFloor, SearchFloor
+from benchmarks.floors import EntropyFloor, MappedSearchFloor, ScaledSearchFloor, SearchFloor
 from benchmarks.meters import contest, peak_bytes
 from benchmarks.quantizers import PARTS, main, measure
 from benchmarks.works import Work, works
@@ -109,6 +109,7 @@ def test_quick_calls_are_repeated_and_slow_ones_are_not() -> None:
     [
         SearchFloor([(10, 300, 4), (5, 7, 2)], CPU),
         MappedSearchFloor((10, 30, 4), CPU),
+        ScaledSearchFloor((1, 2, 4), 2, 30, 4, CPU),
         EntropyFloor((10, 5), CPU),
     ],
     ids=lambda floor: type(floor).__name__,
