@@ -5,11 +5,14 @@
     python benchmarks/codebook_health.py --photos data/open_photos --only 'SimVQ|FSQ' --steps 100 --output runs/trial
 
 Every quantizer stands with the defaults that its docs recommend (`QUANTIZERS`) between the same convolutional encoder
-and decoder, which start from the same weights and see the same crops (`Settings`). The loss is the squared error over
-the variance of the pixels, plus the quantizer's own loss. Everything is measured afterwards, on crops of photographs by
-other photographers: usage is the share of codes that occur, the mean over codebooks; perplexity is that of all codes of
-a token together; PSNR is the mean over crops. Results are kept after every quantizer in OUTPUT/results.json, so that a
-run which was interrupted goes on where it stopped, and drawn in OUTPUT/codebook_health.png.
+and decoder, and all see the same crops (`Settings`). The loss is the squared error over the variance of the pixels,
+plus the quantizer's own loss. Everything is measured afterwards, on crops of photographs by other photographers: usage
+is the share of codes that occur at all, the mean over codebooks; perplexity is that of all codes of a token together;
+PSNR is the mean over crops. Usage grows with the number of tokens that are looked at: 1,048,576 here at 2^12 codes,
+256 for each, and 262,144 at 2^16, 4 for each, of which a perfectly even code would use 98 %.
+
+Results are kept after every quantizer in OUTPUT/results.json, so that a run which was interrupted goes on where it
+stopped, as a table in OUTPUT/codebook_health.md, and drawn in OUTPUT/codebook_health.png.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ class Settings:
         depth: residual blocks of each network.
         rate: learning rate, reached after `warmup` steps.
         warmup: steps.
-        crops: held-out crops.
+        crops: held-out crops at 2^12 codes; a quarter of them at 2^16, where the search costs sixteen times as much.
         min_std: of the grey values of a crop, 0 to 255; flatter ones are left out.
         seed: of weights and crops.
     """
@@ -77,7 +80,7 @@ class Settings:
     depth: int = 2
     rate: float = 1e-3
     warmup: int = 20
-    crops: int = 4096
+    crops: int = 16384
     min_std: float = 8.0
     seed: int = 0
 
@@ -89,10 +92,12 @@ class Candidate:
     Attributes:
         make: builds it from the width of the latents and the bits.
         claims: whether it is meant to use nearly all of its codes.
+        dense: whether its gradient takes a softmax over all codes: 2^16 are tried with --slow only.
     """
 
     make: Callable[[int, int], Quantizer]
     claims: bool = False
+    dense: bool = False
 
 
 LEVELS = {12: [8, 8, 8, 8], 16: [8, 8, 8, 5, 5, 5]}
@@ -104,8 +109,8 @@ QUANTIZERS: dict[str, Candidate] = {
     "VQ, EMA, k-means, dead codes": Candidate(lambda width, bits: EMA(width, 2**bits), claims=True),
     "VQ, 8 unit channels": Candidate(lambda width, bits: Projected(VQ(8, 2**bits, normalize=True), width)),
     "SimVQ": Candidate(lambda width, bits: SimVQ(width, 2**bits), claims=True),
-    "IBQ": Candidate(lambda width, bits: IBQ(width, 2**bits), claims=True),
-    "Gumbel": Candidate(lambda width, bits: Gumbel(width, 2**bits)),
+    "IBQ": Candidate(lambda width, bits: IBQ(width, 2**bits), claims=True, dense=True),
+    "Gumbel": Candidate(lambda width, bits: Gumbel(width, 2**bits), dense=True),
     "Residual, 2 levels": Candidate(lambda width, bits: Residual(EMA(width, 2 ** (bits // 2)), 2)),
     "Product, 2 groups": Candidate(lambda width, bits: Product(EMA(width // 2, 2 ** (bits // 2)), 2)),
     "FSQ": Candidate(lambda width, bits: FSQ(LEVELS[bits]), claims=True),
@@ -208,11 +213,7 @@ def run(name: str, bits: int, train: Photos, held_out: Tensor) -> dict[str, Any]
 def judge(model: Autoencoder, crops: Tensor) -> dict[str, Any]:
     """PSNR and, where there are codes, their number, usage and perplexity."""
     model.eval()
-    found = [
-        (psnr(output.clamp(-1, 1), x).sum(), quantized.indices)
-        for x in crops.split(64)
-        for output, quantized in [model(x)]
-    ]
+    found = [(psnr(output, x).sum(), quantized.indices) for x in crops.split(64) for output, quantized in [model(x)]]
     indices, sizes = torch.cat([part for _, part in found]), model.quantizer.codebook_sizes
     result: dict[str, Any] = {"psnr": float(sum(part for part, _ in found)) / len(crops), "sizes": list(sizes)}
     if sizes:
@@ -222,11 +223,13 @@ def judge(model: Autoencoder, crops: Tensor) -> dict[str, Any]:
     return result
 
 
-def trials(only: str) -> Iterator[tuple[str, int]]:
+def trials(only: str, slow: bool) -> Iterator[tuple[str, int]]:
     """Names and bits whose text matches a regular expression; what is continuous has no bits and is tried once."""
     for bits in BITS:
         for name, candidate in QUANTIZERS.items():
-            if re.search(only, f"{name} 2^{bits}") and (bits == BITS[0] or candidate.make(8, bits).codebook_sizes):
+            larger = bits > BITS[0]
+            skipped = larger and ((candidate.dense and not slow) or not candidate.make(8, bits).codebook_sizes)
+            if re.search(only, f"{name} 2^{bits}") and not skipped:
                 yield name, bits
 
 
@@ -269,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/codebook_health"), help="folder for the results")
     parser.add_argument("--only", default="", help="regular expression for names such as 'SimVQ 2^12'")
+    parser.add_argument("--slow", action="store_true", help="also 2^16 codes of IBQ and Gumbel: hours on one core")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--crops", type=int, default=Settings.crops, help="held-out crops")
     parser.add_argument("--seed", type=int, default=Settings.seed)
@@ -282,12 +286,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = kept["results"]
         if kept["settings"] != asdict(settings):
             parser.error(f"{notes} holds results of other settings; name another folder with --output")
-    wanted = [key for key in trials(options.only) if key not in {(row["name"], row["bits"]) for row in results}]
+    wanted = [
+        key for key in trials(options.only, options.slow) if key not in {(row["name"], row["bits"]) for row in results}
+    ]
     if wanted:
         train, others = (Photos(options.photos / part, settings) for part in ("train", "val"))
         held_out = others.draw(settings.crops, torch.Generator().manual_seed(settings.seed + 1))
     for name, bits in wanted:
-        results.append(run(name, bits, train, held_out))
+        count = settings.crops if bits == BITS[0] else max(1, settings.crops // 4)
+        results.append(run(name, bits, train, held_out[:count]))
         print(
             f"{name:30} 2^{bits}  " + "  ".join(cells(results[-1])) + f"  {results[-1]['cpu_seconds']:.0f} s",
             flush=True,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.meters import seconds
 
-__all__ = ["ElementwiseFloor", "EntropyFloor", "Floor", "MappedSearchFloor", "SearchFloor"]
+__all__ = ["ElementwiseFloor", "EntropyFloor", "Floor", "MappedSearchFloor", "ScaledSearchFloor", "SearchFloor"]
 
 BLOCKS = (2**18, 2**20, 2**22, 2**25)
 WHOLE_LIMIT = 2**28  # scores of a whole product: 1 GiB
@@ -51,14 +51,17 @@ class SearchFloor(Floor):
         self._blocks(min(blocks, key=self._trial))
 
     def encode(self) -> None:
-        for x, codes in self.searches:
-            self._product(x, codes)
+        self._products()
 
     def train(self) -> None:
-        self.encode()
+        self._products()
         for (x, codes), chosen in zip(self.searches, self.chosen, strict=True):
             F.embedding(chosen, codes)
             torch.zeros_like(codes).index_add_(0, chosen, x)
+
+    def _products(self) -> None:
+        for x, codes in self.searches:
+            self._product(x, codes)
 
     def _blocks(self, size: int) -> None:
         x = self.searches[0][0]
@@ -96,7 +99,37 @@ class MappedSearchFloor(SearchFloor):
 
     def train(self) -> None:
         super().train()
+        torch.mm(self.table, self.weight.T)
         torch.mm(self.searches[0][1].T, self.table)
+
+
+class ScaledSearchFloor(SearchFloor):
+    """A search at each scale of square grids, and one 3 x 3 convolution a scale at the size of the last.
+
+    Args:
+        sides: of the grids.
+        images: grids at a time.
+        codes: codes K.
+        dim: width D.
+        device: where it runs.
+    """
+
+    def __init__(self, sides: Sequence[int], images: int, codes: int, dim: int, device: torch.device) -> None:
+        super().__init__([(images * side * side, codes, dim) for side in sides], device)
+        self.maps = torch.randn(images, dim, sides[-1], sides[-1], device=device, requires_grad=True)
+        self.kernel = torch.randn(dim, dim, 3, 3, device=device, requires_grad=True)
+
+    def encode(self) -> None:
+        super().encode()
+        with torch.no_grad():
+            for _ in self.searches:
+                F.conv2d(self.maps, self.kernel, padding=1)
+
+    def train(self) -> None:
+        super().train()
+        for _ in self.searches:
+            smoothed = F.conv2d(self.maps, self.kernel, padding=1)
+            torch.autograd.grad(smoothed, (self.maps, self.kernel), self.maps.detach())
 
 
 class ElementwiseFloor(Floor):

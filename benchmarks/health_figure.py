@@ -16,6 +16,7 @@ __all__ = ["draw"]
 GRID = "#dcdce2"
 COLOURS = ("#0072b2", "#d55e00")  # blue and vermilion of Okabe and Ito, told apart by all
 NAMES, PANEL, GAP, STEP, TOP, BOTTOM, RADIUS = 390, 380, 60, 46, 150, 64, 9
+OFFSET = 7  # of the two sizes from the line, so that neither hides the other
 FINE = 2  # drawn this much larger, then reduced: smooth edges
 
 
@@ -84,7 +85,8 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], bits: Sequence
                 value = None if row is None else panel.value(row)
                 if row is not None and value is not None:
                     x = left + PANEL * panel.place(value)
-                    pen.mark(x, y, colour if row["sizes"] else INK, size == bits[0])
+                    shift = 0 if not row["sizes"] else -OFFSET if size == bits[0] else OFFSET
+                    pen.mark(x, y + shift, colour if row["sizes"] else INK, size == bits[0])
     legend(pen, bits)
     return sheet.resize((sheet.width // FINE, sheet.height // FINE), Image.Resampling.BOX)
 
@@ -121,7 +123,7 @@ class Pen:
 def axes(results: Sequence[dict[str, Any]]) -> list[Panel]:
     """Usage in percent, perplexity in bits, PSNR in a range that fits."""
     quality = [row["psnr"] for row in results]
-    low, high = 5 * math.floor(min(quality) / 5), 5 * math.ceil(max(quality) / 5)
+    low, high = 5 * math.floor(min(quality) / 5), 5 * (math.floor(max(quality) / 5) + 1)
     return [
         Panel(
             "usage, share of codes (goal 90%)",

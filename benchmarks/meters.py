@@ -7,6 +7,7 @@ import json
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
+    warnings.filterwarnings("ignore", message=".*Profiler clears events", category=UserWarning)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         result = call()
     del result
     with tempfile.TemporaryDirectory() as folder:

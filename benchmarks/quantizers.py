@@ -19,8 +19,9 @@ rate of a large square product in that precision, and the bandwidth of a copy.
 The floor of a row is the work that no implementation can avoid (`benchmarks/floors.py`):
 
 - codebooks: the matrix product of latents and codes in float32, whole or in blocks, whichever is faster, without the
-  arg-min; one for each level, group or scale; SimVQ adds the product that makes its codes. Training adds the gather
-  of the chosen codes and the sum of latents into their codes.
+  arg-min; one for each level, group or scale; SimVQ adds the product that makes its codes, the
+  multi-scale quantizer a convolution for each scale. Training adds the gather of the chosen codes and the sum of
+  latents into their codes, and the gradients of those products.
 - closed forms (FSQ, LFQ, BSQ): one elementwise pass over the latents, and in training its gradient; with an entropy
   term the product of the two halves' distributions, A^T B, and its two gradients.
 """
@@ -99,7 +100,7 @@ def measure(work: Work, options: argparse.Namespace) -> Row:
         row.needs = {
             part: work.scores * 4 * copies
             for part, copies in zip(PARTS, work.copies, strict=True)
-            if work.scores * 4 * copies > options.memory_limit * GIB
+            if work.scores * 4 * copies >= options.memory_limit * GIB
         }
         if "encode" not in row.needs:
             row.agree = agreement(ours.eval(), library.eval(), z)

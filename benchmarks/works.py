@@ -11,7 +11,7 @@ import torch
 import vector_quantize_pytorch as vqp
 from torch import nn
 
-from benchmarks.floors import ElementwiseFloor, EntropyFloor, Floor, MappedSearchFloor, SearchFloor
+from benchmarks.floors import ElementwiseFloor, EntropyFloor, Floor, MappedSearchFloor, ScaledSearchFloor, SearchFloor
 from quantizers import BSQ, FSQ, LFQ, VQ, MultiScaleVQ, Product, Quantizer, Residual, SimVQ
 
 __all__ = ["Work", "works"]
@@ -116,7 +116,7 @@ def works(tokens: int, precision: Precision = "float32") -> Iterator[Work]:
         32,
         images * 256,
         lambda: MultiScaleVQ(VQ(32, 4096), SCALES),
-        partial(SearchFloor, [(images * side * side, 4096, 32) for side in SCALES]),
+        partial(ScaledSearchFloor, SCALES, images, 4096, 32),
         batch=images,
     )
     levels, one_pass = [8, 8, 8, 5, 5, 5], partial(ElementwiseFloor, (tokens, 6))

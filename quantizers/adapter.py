@@ -31,9 +31,10 @@ class VectorQuantizePytorch(Quantizer):
     code by a rounding; residual quantizers multiply the gradient to z by their depth, and its rotation trick has no
     bound), losses, updates and random draws. What differs:
 
-    - Everything runs in float32 outside autocast; z must be finite.
+    - Everything runs in float32 outside autocast (but matrix products as the process has set them, TF32 included); z
+      must be finite.
     - A mask selects the real positions before the library sees them, in place of its own. Padding has the code of a
-      zero vector. A training step without a real position (on any of the ranks) changes no state.
+      zero vector. A training step without a real position on some rank (FSP: with fewer than two) changes no state.
     - k-means happens while training only; before that a codebook that waits for it is all zeros.
     - `quantize_dropout`: indices of dropped levels, -1 in the library, are those of an eval pass.
     - Several ranks start from rank 0's state and share counts, sums, k-means and replaced codes even when built before
@@ -97,13 +98,20 @@ class VectorQuantizePytorch(Quantizer):
                 )
         self._estimator = name
 
+    @torch.compiler.disable
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """Quantize (B, N, input_dim); parts: "auxiliary", the library's weighted loss, which is the loss here.
 
         Raises:
+            ValueError: a mask with codebook_diversity_loss_weight, whose averages the library takes place by place.
             RuntimeError: training over ranks that the library cannot do.
         """
         z = self._check_latents(z, mask)
+        if mask is not None and self.options.get("codebook_diversity_loss_weight", 0) > 0:
+            raise ValueError(
+                f"{self.name} of vector-quantize-pytorch averages its diversity loss over the batch at each position, "
+                "which a mask would shift; set codebook_diversity_loss_weight=0 or pass no mask"
+            )
         self._follow(z.device)
         with torch.autocast(z.device.type, enabled=False):
             enough = (z.shape[0] * z.shape[1] if mask is None else int(mask.sum())) >= self._least
@@ -120,6 +128,7 @@ class VectorQuantizePytorch(Quantizer):
             self._join_ranks()
             return self._train(z, mask)
 
+    @torch.compiler.disable
     def lookup(self, indices: Tensor) -> Tensor:
         """Latents (B, N, dim) of indices (B, N, Q); Q runs over levels, and over the levels of group after group.
 

@@ -134,7 +134,8 @@ def _group_entropies(
         p[:, 0] *= weights  # every joint probability is a multiple of its first factor
         p = F.threshold(p, _NEGLIGIBLE, 0.0, inplace=True)
         total = p.new_zeros(codebooks, 2**half, 2 ** (bits - half))
-        for block in _joint_blocks(p):
+        blocks = _joint_blocks(p)
+        for block in blocks:
             left, right = _joint_factors(block, half)
             total.baddbmm_(left, right.mT)
         average, slope = _average(total, count)
@@ -144,14 +145,15 @@ def _group_entropies(
 
         derivative *= slope
         patterns = [_bit_patterns(width, p.device).expand(codebooks, -1, -1) for width in (half, bits - half)]
-        gradients = []
-        for block in _joint_blocks(p):
-            left, right = _joint_factors(block, half)
+        gradients: list[Tensor] = []
+        for block in reversed(blocks):  # the factors of the last are at hand
+            if gradients:
+                left, right = _joint_factors(block, half)
             by_left, by_right = (derivative @ right).mul_(left), (derivative.mT @ left).mul_(right)
             by_bit = torch.cat((patterns[0] @ by_left, patterns[1] @ by_right), dim=1).unflatten(1, (bits, 2))
             # d p_pattern / d logit = p_pattern (bit - P(1)), which is P(0) or -P(1) times p_pattern
             gradients.append(block[:, :, 0] * by_bit[:, :, 1] - block[:, :, 1] * by_bit[:, :, 0])
-        by_batch = torch.cat(gradients, dim=2)
+        by_batch = torch.cat(gradients[::-1], dim=2)
     return per_sample, batch, by_sample.permute(2, 0, 1).contiguous(), by_batch.permute(2, 0, 1).contiguous()
 
 

@@ -31,6 +31,9 @@ class IBQ(SoftQuantizer):
     2**24 and computed again for the gradient. Codes are the largest inner product, not the nearest: a code need not be
     chosen for itself. Entropies are in nats and computed only while training.
 
+    SEED-Voken's recipes have entropy=0.05 and start the codes from U(-1/K, 1/K), which asks for long training: after
+    the 800 steps of benchmarks/codebook_health.py 9 % of 4096 codes were in use, 98 % with the defaults here.
+
     Args:
         dim: width of the latents and codes.
         codebook_size: number of codes K.
@@ -59,7 +62,7 @@ class IBQ(SoftQuantizer):
         propagation: float = 1.0,
         commitment: float = 1.0,
         codebook_loss: float = 0.25,
-        entropy: float = 0.05,
+        entropy: float = 0.2,
         diversity: float = 1.0,
         entropy_temperature: float = 0.01,
         estimator: Literal["straight_through", "none"] = "straight_through",
@@ -85,8 +88,8 @@ class IBQ(SoftQuantizer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the codebook from U(-1/K, 1/K)."""
-        nn.init.uniform_(self.codebook, -1 / len(self.codebook), 1 / len(self.codebook))
+        """Draw the codebook from N(0, 1)."""
+        nn.init.normal_(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """Quantize (B, N, dim); parts: "propagation", "commitment", "codebook", and "per_sample_entropy" and

@@ -87,7 +87,8 @@ def _exact(x: Tensor, codebook: Tensor, offsets: Tensor, columns: int, rows: int
     index = torch.empty(len(x), dtype=torch.int64, device=x.device)
     run = min(_RUN, columns)
     # Blocks whose width is no multiple of a run are filled up with scores that never win.
-    buffer = x.new_full((min(rows, len(x)), -(-columns // run) * run), torch.inf)
+    buffer = x.new_empty(min(rows, len(x)), -(-columns // run) * run)
+    buffer[:, columns:] = torch.inf
     every = torch.arange(len(buffer), device=x.device)
     for top in range(0, len(x), rows):
         part = x[top : top + rows]

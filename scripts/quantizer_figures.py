@@ -191,7 +191,9 @@ def samples() -> Image.Image:
     quantizer = KL(2).train()
     generator = torch.Generator().manual_seed(0)
     z = torch.cat((means, 2 * spread.log()), 1).expand(250, -1, -1)
-    for colour, cloud in zip((BLUE, VERMILION, "#009e73", "#cc79a7"), quantizer(z, generator=generator).latents.unbind(1), strict=False):
+    for colour, cloud in zip(
+        (BLUE, VERMILION, "#009e73", "#cc79a7"), quantizer(z, generator=generator).latents.unbind(1), strict=False
+    ):
         for x, y in cloud.tolist():
             _dot(draw, x, y, 4, colour)
     for x, y in means.tolist():

@@ -10,17 +10,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import quantizers
-from benchmarks.floors import EntropyFloor, MappedSearchFloor, SearchFloor
+from benchmarks.floors import EntropyFloor, MappedSearchFloor, ScaledSearchFloor, SearchFloor
 from benchmarks.meters import contest, peak_bytes
-from benchmarks.quantizers import PARTS, main, measure
-from benchmarks.works import Work, works
+from benchmarks.quantizers import PARTS, Row, main, measure, missed
+from benchmarks.works import works
 
 CPU = torch.device("cpu")
 OPTIONS = argparse.Namespace(device="cpu", dtype="float32", compile=False, repeats=1, budget=0.1, memory_limit=1)
 
 
-def test_every_row_of_the_issue_is_there() -> None:
+def test_every_row_is_there() -> None:
     names = [work.name for work in works(8192)]
     assert len(set(names)) == len(names)
     assert {f"VQ K={size} D={dim}" for size in (1024, 4096, 16384, 65536) for dim in (8, 64, 256)} < set(names)
@@ -47,15 +46,16 @@ def test_a_library_that_needs_too_much_is_left_out() -> None:
 
 
 def test_targets_that_are_missed_are_named() -> None:
-    class Slow(quantizers.FSQ):
-        def forward(self, z: torch.Tensor, mask: torch.Tensor | None = None) -> quantizers.Quantized:
-            torch.randn(400, 400) @ torch.randn(400, 400)
-            return super().forward(z, mask)
-
-    (work,) = (work for work in works(64) if "FSQ" in work.name)
-    row = measure(Work(work.name, 6, 64, lambda: Slow([8, 8, 8, 5, 5, 5]), work.floor, work.library), OPTIONS)
-    assert any(fault.startswith("encode 0.") and "wanted 1x" in fault for fault in row.missed)
-    assert any("floors, wanted 1.5" in fault for fault in row.missed)
+    work = next(work for work in works(64) if work.name == "VQ K=16384 D=64")
+    row = Row(work.name, 64)
+    row.floor, row.library = {"encode": 1.0, "train": 1.0}, {"encode": 6.0, "train": 6.0}
+    row.ours, row.ours_bytes = {"encode": 1.0, "train": 1.6}, {"encode": 10, "train": 10}
+    row.library_bytes = {"encode": 501, "train": 400}
+    assert list(missed(work, row)) == [
+        "train 3.75x, wanted 6x",
+        "train 1.60 floors, wanted 1.5",
+        "train memory 1/40, wanted 1/50",
+    ]
 
 
 def test_command_writes_numbers_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,10 +98,9 @@ def test_quick_calls_are_repeated_and_slow_ones_are_not() -> None:
         calls["slow"] += 1
         torch.randn(300, 300) @ torch.randn(300, 300)
 
-    found = contest({"quick": quick, "slow": slow}, CPU, repeats=2, budget=1e-6)
+    contest({"quick": quick, "slow": slow}, CPU, repeats=2, budget=1e-6)
     assert calls["slow"] == 1
     assert calls["quick"] >= calls["slow"]
-    assert found["quick"] < found["slow"]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +108,7 @@ def test_quick_calls_are_repeated_and_slow_ones_are_not() -> None:
     [
         SearchFloor([(10, 300, 4), (5, 7, 2)], CPU),
         MappedSearchFloor((10, 30, 4), CPU),
+        ScaledSearchFloor((1, 2, 4), 2, 30, 4, CPU),
         EntropyFloor((10, 5), CPU),
     ],
     ids=lambda floor: type(floor).__name__,

@@ -42,6 +42,7 @@ def test_widths_and_scales_must_fit() -> None:
     with pytest.raises(ValueError, match="the last of the scales has 9 cells, images of 32 pixels 16"):
         grid(MultiScaleVQ(VQ(6, 32), (1, 3)))
     encoder = PatchConvEncoder(5, patch_size=8, width=16, depth=1)
-    with pytest.raises(ValueError, match=r"encoder.dim=5 in front of a quantizer that reads 6"):
-        GridTokenizer(encoder, VQ(6, 32), PatchConvDecoder(6, patch_size=8, width=16, depth=1, fine_width=8, fine_depth=1))
+    decoder = PatchConvDecoder(6, patch_size=8, width=16, depth=1, fine_width=8, fine_depth=1)
+    with pytest.raises(ValueError, match=r"encoder\.dim=5 in front of a quantizer that reads 6"):
+        GridTokenizer(encoder, VQ(6, 32), decoder)
     assert zoo.build("fsq_f8_tiny", device="meta").quantizer.input_dim == 6

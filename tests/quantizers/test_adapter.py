@@ -249,6 +249,31 @@ def test_autocast_changes_nothing() -> None:
     assert all(tensor.dtype != torch.bfloat16 for tensor in nn.Sequential(twin).bfloat16().state_dict().values())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_models_break_their_graph_here(training: bool) -> None:
+    torch.compiler.reset()
+    quantizer = trained("ResidualVQ").train(training)
+    twin = copy.deepcopy(quantizer)
+    compiled = torch.compile(nn.Sequential(nn.Tanh(), quantizer), backend="aot_eager")
+    z = latents(quantizer)
+    torch.manual_seed(1)
+    out = compiled(z)
+    torch.manual_seed(1)
+    expected = twin(z.tanh())
+    assert torch.equal(out.indices, expected.indices) and torch.equal(out.latents, expected.latents)
+    for name, tensor in quantizer.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], tensor)
+
+
+def test_diversity_loss_takes_no_mask() -> None:
+    quantizer = VectorQuantizePytorch("VectorQuantize", {**VQ, "codebook_diversity_loss_weight": 0.1})
+    z = latents(quantizer)
+    twin = copy.deepcopy(quantizer.quantizer)
+    torch.testing.assert_close(quantizer(z).loss, twin(z)[2])
+    with pytest.raises(ValueError, match="set codebook_diversity_loss_weight=0 or pass no mask"):
+        quantizer(z, torch.ones(3, 7, dtype=torch.bool))
+
+
 def test_a_recipe_builds_it() -> None:
     from omegaconf import OmegaConf
 

@@ -31,7 +31,7 @@ def close(name: str, actual: Tensor, expected: Tensor, tolerance: float = 1e-5) 
     assert error <= bound, f"{name}: off by {error:.3g}, allowed {bound:.3g}"
 
 
-def step(ours: Quantizer, theirs: nn.Module, z: Tensor, *, times: float = 1.0) -> None:
+def step(ours: Quantizer, theirs: nn.Module, z: Tensor, *, times: float = 1.0, tolerance: float = 1e-5) -> None:
     """One training forward and backward of both; our loss is `times` theirs in value, and equal in gradient."""
     upstream = torch.randn_like(z)
     one, two = z.clone().requires_grad_(), z.clone().requires_grad_()
@@ -42,7 +42,7 @@ def step(ours: Quantizer, theirs: nn.Module, z: Tensor, *, times: float = 1.0) -
     close("loss", out.loss, times * loss)
     ((out.latents * upstream).sum() + out.loss).backward()
     ((found[0] * upstream).sum() + loss).backward()
-    close("gradient", one.grad, two.grad)
+    close("gradient", one.grad, two.grad, tolerance)
 
 
 def check_eval(ours: Quantizer, theirs: nn.Module, z: Tensor) -> None:
@@ -215,7 +215,7 @@ def test_lfq(spherical: bool, bits: int, books: int, count: int, scale: float, s
     ours = BSQ(bits, commitment=0.2 / bits, **options) if spherical else LFQ(bits, commitment=0.2, **options)
     z = torch.randn(2, count, bits * books) * scale
     check_eval(ours, theirs, z)
-    step(ours, theirs, z)
+    step(ours, theirs, z, tolerance=1e-4)  # the temperature of 0.01 makes roundings 400 times larger
     terms = theirs.train()(z, return_loss_breakdown=True)[1]
     parts = ours.train()(z).parts
     close("per-sample entropy", parts["per_sample_entropy"], terms.per_sample_entropy)

@@ -217,7 +217,7 @@ def test_time_limit(small: list[str], tmp_path: Path) -> None:
 
 def test_broken_weights_are_never_saved(small: list[str], tmp_path: Path) -> None:
     train(RECIPE, small)
-    with pytest.raises(FloatingPointError, match="NaN or infinite at step"):
+    with pytest.raises((FloatingPointError, ValueError), match=r"NaN or infinite at step|expects finite latents"):
         train(RECIPE, [*small, "trainer.max_steps=9", "optimizer.lr=1e30", "trainer.gradient_clip=0"])
     assert state(tmp_path / "run")["global_step"] == 2
 

@@ -21,8 +21,8 @@ class GridTokenizer(Tokenizer):
 
     Args:
         encoder: images (B, 3, H, W) to latents (B, h * w, D); has `dim` and `downsample`.
-        quantizer: reads `encoder.dim` channels. With `quantizers.MultiScaleVQ` tokens are those of its scales, coarse to
-            fine, for images of `image_size` alone.
+        quantizer: reads `encoder.dim` channels. With `quantizers.MultiScaleVQ` tokens are those of its scales, coarse
+            to fine, for images of `image_size` alone.
         decoder: latents (B, h * w, D) and the grid (h, w) to images; has `dim` and `downsample`.
         image_size: side of a typical image, pixels.
 
