@@ -13,14 +13,14 @@ import torch
 from einops import rearrange
 from golden import ROOT, Case, Manifest, assert_equal, cases, manifests
 from golden_tables.alit import alit
+from golden_tables.flextok import table as flextok
 from golden_tables.karl import karl
 from golden_tables.restok import restok
-from golden_tables.flextok import table as flextok
 from golden_tables.retok import retok
 from golden_tables.ta_titok import ta_titok
 from torch import Tensor
 
-from zoo.families import ALIT, KARL, AutoencoderKL, FlexTok, MaskGITVQGAN, OneDPiece, ReTok, ResTok, TATiTok, TiTok
+from zoo.families import ALIT, KARL, AutoencoderKL, FlexTok, MaskGITVQGAN, OneDPiece, ResTok, ReTok, TATiTok, TiTok
 from zoo.objectives.discriminators import PatchCritic
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 from zoo.store.build import build
@@ -134,7 +134,17 @@ def critic(case: Case) -> Table:
     }
 
 
-FAMILIES: dict[str, type[Tokenizer]] = {"alit": ALIT, "karl": KARL, "flextok": FlexTok, "maskgit_vqgan": MaskGITVQGAN, "one_d_piece": OneDPiece, "restok": ResTok, "retok": ReTok, "ta_titok": TATiTok, "titok": TiTok}
+FAMILIES: dict[str, type[Tokenizer]] = {
+    "alit": ALIT,
+    "karl": KARL,
+    "flextok": FlexTok,
+    "maskgit_vqgan": MaskGITVQGAN,
+    "one_d_piece": OneDPiece,
+    "restok": ResTok,
+    "retok": ReTok,
+    "ta_titok": TATiTok,
+    "titok": TiTok,
+}
 
 
 def table(case: Case) -> Table:
