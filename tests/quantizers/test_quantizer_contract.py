@@ -332,7 +332,7 @@ def test_inductor_compiles_whole(case: Case, training: bool) -> None:
     twin = copy.deepcopy(quantizer)
     z = latents(case, quantizer).requires_grad_(training)
     torch.compiler.reset()
-    out = torch.compile(quantizer, fullgraph=True)(z)
+    out = run(torch.compile(quantizer, fullgraph=True), z)
     assert torch.equal(out.indices, run(twin, z).indices)
     if training and case.differentiable:
         (out.latents.square().sum() + out.loss).backward()
