@@ -8,7 +8,21 @@ from torch import Tensor, nn
 from .codebook import kmeans, sample_rows
 from .distributed import broadcast_first, world_size
 
-__all__ = ["align_once", "align_ranks", "replace_dead_codes", "start_codebook"]
+__all__ = ["align_once", "align_ranks", "replace_dead_codes", "snapshot", "start_codebook"]
+
+
+@torch.library.custom_op("tokenizer_zoo::snapshot", mutates_args=())
+def snapshot(x: Tensor) -> Tensor:
+    """A copy of x with its gradient, which compilers keep as it is: x may be written to before the backward."""
+    return x.clone()
+
+
+@snapshot.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+snapshot.register_autograd(lambda context, gradient: gradient)
 
 
 @torch.library.custom_op("tokenizer_zoo::align_ranks", mutates_args=("tensors",))

@@ -12,7 +12,7 @@ from .base import Quantized, Quantizer, mean
 from .codebook import cluster_totals, ema_codes, norm_ema_codes, update_average
 from .entropy import Entropies, softmax_entropies
 from .nearest import nearest_code
-from .upkeep import align_once, replace_dead_codes, start_codebook
+from .upkeep import align_once, replace_dead_codes, snapshot, start_codebook
 
 __all__ = ["VQ"]
 
@@ -179,7 +179,7 @@ class VQ(Quantizer):
     def codes(self) -> Tensor:
         """(K, D) float32 codes as looked up: of unit length when `normalize`."""
         if self.training and self.learn == "gradient" and self.steps is not None:
-            return self._unit(self.codebook.clone())  # dead codes may be replaced before the gradient is taken
+            return self._unit(snapshot(self.codebook))  # dead codes may be replaced before the gradient is taken
         return self._unit(self.codebook)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:

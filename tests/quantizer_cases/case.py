@@ -24,6 +24,7 @@ class Case:
         random: training forwards draw random numbers for every position.
         constant_loss: part of the loss does not depend on the latents, and stays when there are none.
         compiles: torch.compile(fullgraph=True) and torch.export take it.
+        inductor_trains: torch 2.11's inductor emits code for its training graph that runs.
     """
 
     make: Callable[[], Quantizer]
@@ -38,3 +39,4 @@ class Case:
     random: bool = False
     constant_loss: bool = False
     compiles: bool = True
+    inductor_trains: bool = True

@@ -32,7 +32,13 @@ CASES: dict[str, Case] = {
         idempotent=False,
         state=True,
     ),
-    "multiscale_bsq": Case(lambda: MultiScaleVQ(BSQ(5), (1, 2, 4)), tokens=16, positionwise=False, idempotent=False),
+    "multiscale_bsq": Case(
+        lambda: MultiScaleVQ(BSQ(5), (1, 2, 4)),
+        tokens=16,
+        positionwise=False,
+        idempotent=False,
+        inductor_trains=False,
+    ),
     "multiscale_fsq": Case(
         lambda: MultiScaleVQ(FSQ([5, 5, 5]), (1, 2, 4), phis=2), tokens=16, positionwise=False, idempotent=False
     ),

@@ -332,8 +332,8 @@ def test_exports_in_eval(case: Case) -> None:
 @compiled
 @pytest.mark.parametrize("training", [False, True])
 def test_inductor_compiles_whole(case: Case, training: bool) -> None:
-    if training and case.random:
-        pytest.skip("inductor draws other random numbers")
+    if training and (case.random or not case.inductor_trains):
+        pytest.skip("inductor draws other random numbers, or emits code that does not run")
     torch.manual_seed(0)
     quantizer = case.make().train(training)
     twin = copy.deepcopy(quantizer)
