@@ -12,7 +12,7 @@ from .checks import check_finite
 from .estimators import ESTIMATORS, rotation_trick, straight_through
 from .packing import pack, unpack
 
-__all__ = ["Quantized", "Quantizer"]
+__all__ = ["Quantized", "Quantizer", "check_codebooks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ class Quantizer(nn.Module):
     Attributes:
         dim: width D of the latents it returns.
         codebook_sizes: entries of each codebook, one per column of `Quantized.indices`; `()` when continuous.
+        prefixes: whether the first columns of the indices are decodable alone; `forward` then takes `codebooks`, which
+            stops after so many of them.
         estimator: gradient that the returned latents carry to the input while training: "straight_through", "rotation",
             or "none", by which a quantizer made of others takes the estimate upon itself.
     """
 
     dim: int
     codebook_sizes: tuple[int, ...]
+    prefixes: bool = False
     estimator: str = "straight_through"
     _blanks_padding: bool = True  # False inside quantizers whose masks also leave out positions that do have codes
 
@@ -170,3 +173,13 @@ def mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
     weights = mask.to(x.dtype).view(mask.shape + (1,) * (x.ndim - mask.ndim))
     count = weights.sum() * (x.numel() // max(mask.numel(), 1))
     return (x * weights).sum() / count.clamp_min(1)
+
+
+def check_codebooks(quantizer: Quantizer, codebooks: int) -> int:
+    """`codebooks`; ValueError unless the quantizer can do with that many."""
+    total = len(quantizer.codebook_sizes)
+    if not quantizer.prefixes:
+        raise ValueError(f"{type(quantizer).__name__} uses all of its codebooks; leave codebooks={codebooks} out")
+    if not 1 <= codebooks <= total:
+        raise ValueError(f"codebooks lie in 1 to {total}, got {codebooks}")
+    return codebooks

@@ -12,7 +12,6 @@ from .base import Quantized, Quantizer
 
 __all__ = ["FSQ"]
 
-_MARGIN = 1e-3
 _EXACT = 2**24  # whole numbers up to here are exact in float32
 _ROW = 8
 _MOST = 2**20  # float32 still tells tenths of a step
@@ -21,7 +20,7 @@ _MOST = 2**20  # float32 still tells tenths of a step
 class FSQ(Quantizer):
     """Finite scalar quantization: bound each channel, round it to a few levels (arXiv 2309.15505).
 
-    With L levels, h = (L - 1)(1 + 1e-3) / 2, at most (L - 1) / 2 + 0.45, and an offset o = 1/2 for even L (else 0):
+    With L levels, h = (L - 1)(1 + margin) / 2, at most (L - 1) / 2 + 0.45, and an offset o = 1/2 for even L (else 0):
 
         b(z) = h tanh(z + atanh(o / h)) - o,    digit = round(b) + L // 2,    code = round(b) / (L // 2)
 
@@ -33,12 +32,14 @@ class FSQ(Quantizer):
     Args:
         levels: values per channel, 2 to 2**20 each; `dim` is their number and the codebook has prod(levels) entries.
         symmetric: use the symmetric codes.
+        margin: of h, by which latents must overshoot the outer levels: 1e-3 as published; CosyVoice 2 has -1e-3.
+            Symmetric codes have none.
 
     Raises:
-        ValueError: no levels, a level out of range, or more codes than an int64 index can name.
+        ValueError: no levels, a level or the margin out of range, or more codes than an int64 index can name.
     """
 
-    def __init__(self, levels: Sequence[int], *, symmetric: bool = False) -> None:
+    def __init__(self, levels: Sequence[int], *, symmetric: bool = False, margin: float = 1e-3) -> None:
         super().__init__()
         self.levels = tuple(int(level) for level in levels)
         self.symmetric = symmetric
@@ -46,10 +47,13 @@ class FSQ(Quantizer):
             raise ValueError(f"FSQ expects levels of 2 to 2**20 each, got {list(levels)}; e.g. levels=[8, 8, 8, 5, 5]")
         if math.prod(self.levels) > 2**63 - 1:
             raise ValueError(f"FSQ expects at most 2**63 - 1 codes, got prod({list(levels)}); use fewer channels")
+        least = max(-1 / (level - 1) if level > 2 else 0.0 for level in self.levels)
+        if not (symmetric or least < margin < 1):
+            raise ValueError(f"FSQ expects a margin above {least:g} and below 1 for levels {list(levels)}, got {margin}")
         self.dim = len(self.levels)
         self.codebook_sizes = (math.prod(self.levels),)
         counts = torch.tensor(self.levels, device="cpu")
-        reach = torch.minimum((counts - 1) * (1 + _MARGIN) / 2, (counts - 1) / 2 + 0.45)
+        reach = torch.minimum((counts - 1) * (1 + margin) / 2, (counts - 1) / 2 + 0.45)
         offset = (counts % 2 == 0) * 0.5
         self._lowest = [0 if symmetric else -(level // 2) for level in self.levels]
         self._unit = [(level - 1) / 2 if symmetric else float(level // 2) for level in self.levels]

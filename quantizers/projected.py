@@ -44,6 +44,11 @@ class Projected(Quantizer):
         self.project_out = linear(quantizer.dim, dim, bias)
 
     @property
+    def prefixes(self) -> bool:  # type: ignore[override]
+        """The inner quantizer's."""
+        return self.quantizer.prefixes
+
+    @property
     def estimator(self) -> str:
         """The inner quantizer's."""
         return self.quantizer.estimator
@@ -52,11 +57,12 @@ class Projected(Quantizer):
     def estimator(self, name: str) -> None:
         self.quantizer.estimator = self._check_estimator(name)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize (B, N, dim); loss and parts are the inner quantizer's."""
+    def forward(self, z: Tensor, mask: Tensor | None = None, codebooks: int | None = None) -> Quantized:
+        """Quantize (B, N, dim); loss, parts and the meaning of `codebooks` are the inner quantizer's."""
         z = self._check_latents(z, mask)
+        option = {} if codebooks is None else {"codebooks": codebooks}
         with torch.autocast(z.device.type, enabled=False):
-            found = self.quantizer(self.project_in(z), mask)
+            found = self.quantizer(self.project_in(z), mask, **option)
             return Quantized(self.project_out(found.latents), found.indices, found.loss, found.parts)
 
     def lookup(self, indices: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class Residual(Quantizer):
         reduce: of the levels' losses and parts, "mean" or "sum"; a part that a level does not have counts 0.
         quantize_dropout: probability of each item to lose levels.
         dropout_min: levels that every item keeps; the number kept is uniform from here to all.
+        unquantized: probability of each item of a training batch to pass as it is; codes and losses are as ever (Mimi,
+            arXiv 2410.00037, Sec. 3.3.2). Stacks side by side draw each for itself.
         taps: depths whose partial sums stand side by side in the latents, in place of the full sum alone: (2, 4) gives
             q_0 + q_1 and q_0 + ... + q_3 in 2 D channels, each with its own estimate (EvoTok).
         reference_bugs: drop as DAC does: levels of the first int(B * quantize_dropout) items, of none at batch 1.
@@ -66,6 +68,8 @@ class Residual(Quantizer):
             range.
     """
 
+    prefixes = True
+
     def __init__(
         self,
         quantizer: Quantizer | Sequence[Quantizer],
@@ -76,6 +80,7 @@ class Residual(Quantizer):
         reduce: Literal["mean", "sum"] = "mean",
         quantize_dropout: float = 0.0,
         dropout_min: int = 1,
+        unquantized: float = 0.0,
         taps: Sequence[int] = (),
         reference_bugs: bool = False,
     ) -> None:
@@ -92,6 +97,8 @@ class Residual(Quantizer):
                 f"Residual expects quantize_dropout in [0, 1] and dropout_min from 1 to its {count} levels, "
                 f"got {quantize_dropout} and {dropout_min}"
             )
+        if not 0 <= unquantized <= 1:
+            raise ValueError(f"Residual expects unquantized in [0, 1], got {unquantized}; e.g. 0.5")
         if list(taps) != sorted(set(taps)) or not all(1 <= tap <= count for tap in taps):
             raise ValueError(f"Residual expects taps to ascend from 1 to its {count} levels, got {list(taps)}")
         self.taps = tuple(taps) or (count,)
@@ -103,6 +110,7 @@ class Residual(Quantizer):
         self.reduce = reduce
         self.quantize_dropout = quantize_dropout
         self.dropout_min = dropout_min
+        self.unquantized = unquantized
         self.reference_bugs = reference_bugs
         self.levels = nn.ModuleList(levels[:1] if shared else levels)
         self._estimator = levels[0].estimator
@@ -128,10 +136,19 @@ class Residual(Quantizer):
         if self.gradient != "once":
             self._set_levels(name)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize (B, N, D) to latents (B, N, dim) and indices (B, N, Q); parts are those of the levels, reduced."""
+    def forward(self, z: Tensor, mask: Tensor | None = None, codebooks: int | None = None) -> Quantized:
+        """Quantize (B, N, D) to latents (B, N, dim) and indices (B, N, Q); parts are those of the levels, reduced.
+
+        Args:
+            z, mask: as for every quantizer.
+            codebooks: columns to stop after, at the end of a level; None for all.
+        """
         z = self._check_latents(z, mask)
+        count = self.num_quantizers if codebooks is None else self._depth(codebooks)
         depths = self._draw_depths(z) if self.training and self.quantize_dropout > 0 else None
+        bare = None
+        if self.training and self.unquantized > 0:
+            bare = (torch.rand(len(z), device=z.device) < self.unquantized)[:, None, None]
         books = self._shared_books() if self.training else []
         for book in books:
             book.postpone()
@@ -139,7 +156,7 @@ class Residual(Quantizer):
         parts: dict[str, Tensor] = {}
         partial: dict[int, Tensor] = {}
         columns = []
-        for depth, level in enumerate(self._stack()):
+        for depth, level in enumerate(self._stack()[:count]):
             counted, share = _count(z, mask, None if depths is None else depths > depth)
             found = level(residual, counted)
             codes = found.latents
@@ -147,8 +164,10 @@ class Residual(Quantizer):
             if depths is not None:
                 codes = codes.masked_fill((depths <= depth)[:, None, None], 0)
             total = codes if depth == 0 else total + codes
-            if depth + 1 in self.taps:
+            if depth + 1 in self.taps or depth + 1 == count:
                 partial[depth + 1] = self._estimate(z, total) if self.gradient == "once" else total
+                if bare is not None:
+                    partial[depth + 1] = torch.where(bare, z, partial[depth + 1])
             columns.append(found.indices)
             loss = loss + share * found.loss
             for name, part in found.parts.items():
@@ -156,9 +175,10 @@ class Residual(Quantizer):
         for book in books:
             book.settle()
         if self.reduce == "mean":
-            loss = loss / self.num_quantizers
-            parts = {name: part / self.num_quantizers for name, part in parts.items()}
-        return Quantized(_side_by_side(partial, self.taps), torch.cat(columns, dim=-1), loss, parts)
+            loss = loss / count
+            parts = {name: part / count for name, part in parts.items()}
+        taps = tuple(min(tap, count) for tap in self.taps)
+        return Quantized(_side_by_side(partial, taps), torch.cat(columns, dim=-1), loss, parts)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Latents (B, N, dim) of indices (B, N, Q), or of the columns of the first levels alone.
@@ -168,7 +188,7 @@ class Residual(Quantizer):
         Raises:
             ValueError: wrong shape, dtype or range, or columns that end within a level.
         """
-        ends = list(accumulate(len(level.codebook_sizes) for level in self._stack()))
+        ends = self._ends()
         known = indices.ndim == 3 and indices.shape[-1] in ends
         count = ends.index(indices.shape[-1]) + 1 if known else len(ends)
         indices = self._check_indices(indices, self.codebook_sizes[: ends[count - 1]])
@@ -182,6 +202,16 @@ class Residual(Quantizer):
             if depth + 1 in taps:
                 partial[depth + 1] = total
         return _side_by_side(partial, taps)
+
+    def _ends(self) -> list[int]:
+        """Columns up to the end of each level."""
+        return list(accumulate(len(level.codebook_sizes) for level in self._stack()))
+
+    def _depth(self, codebooks: int) -> int:
+        """Levels that these first columns are."""
+        if codebooks not in (ends := self._ends()):
+            raise ValueError(f"Residual can stop after {', '.join(map(str, ends))} codebooks, got {codebooks}")
+        return ends.index(codebooks) + 1
 
     def _stack(self) -> list[Quantizer]:
         """The level of every depth."""

@@ -55,12 +55,12 @@ class ResidualFSQ(Residual):
         )
         self.values = tuple(int(level) for level in levels)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+    def forward(self, z: Tensor, mask: Tensor | None = None, codebooks: int | None = None) -> Quantized:
         """Quantize (B, N, len(levels)) unbounded latents; the loss is 0."""
         z = self._check_latents(z, mask)
         values = torch.tensor(self.values, device=z.device)
         reach = 1 + 1 / (values - 1)
-        return super().forward((z / reach).tanh() * reach, mask)
+        return super().forward((z / reach).tanh() * reach, mask, codebooks)
 
     def extra_repr(self) -> str:
         return f"levels={list(self.values)}, {super().extra_repr()}"

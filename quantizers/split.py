@@ -34,6 +34,8 @@ class SplitResidual(Quantizer):
         ValueError: no stack, different widths or estimators, or a stack without codebooks.
     """
 
+    prefixes = True
+
     def __init__(self, stacks: Sequence[Quantizer]) -> None:
         super().__init__()
         stacks = list(stacks)
@@ -61,15 +63,27 @@ class SplitResidual(Quantizer):
         for stack in self._stacks():
             stack.estimator = self._check_estimator(name)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize (B, N, input_dim); parts are weighted like the loss, and count 0 where a stack has none."""
+    def forward(self, z: Tensor, mask: Tensor | None = None, codebooks: int | None = None) -> Quantized:
+        """Quantize (B, N, input_dim); parts are weighted like the loss, and count 0 where a stack has none.
+
+        Args:
+            z, mask: as for every quantizer.
+            codebooks: columns to stop after: whole stacks and the start of one that can be cut; None for all.
+        """
         z = self._check_latents(z, mask)
+        left = len(self.codebook_sizes) if codebooks is None else codebooks
+        if not 0 < left <= len(self.codebook_sizes):
+            raise ValueError(f"SplitResidual has 1 to {len(self.codebook_sizes)} codebooks, got {codebooks}")
+        total = left
         latents, loss = z.new_zeros(()), z.new_zeros(())
         parts: dict[str, Tensor] = {}
         columns = []
         for number, stack in enumerate(self._stacks()):
-            found = stack(z, mask)
-            weight = len(stack.codebook_sizes) / len(self.codebook_sizes)
+            taken = min(left, len(stack.codebook_sizes))
+            if not taken:
+                break
+            found = stack(z, mask) if taken == len(stack.codebook_sizes) else stack(z, mask, codebooks=taken)
+            left, weight = left - taken, taken / total
             latents = found.latents if number == 0 else latents + found.latents
             loss = loss + weight * found.loss
             for name, part in found.parts.items():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 ROOMS = (
     *("zoo", "quantizers", "encoders", "decoders", "zoo.families", "zoo.objectives", "zoo.data", "zoo.data.images"),
-    *("zoo.metrics", "zoo.training"),
+    *("zoo.data.audio", "zoo.data.signals", "zoo.long_audio", "zoo.metrics", "zoo.training"),
 )
 OPENED = ("zoo.Tokenizer", "zoo.Tokens", "zoo.TokenizerSpec")
 SHARES = ("codebook usage",)

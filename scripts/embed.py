@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ from zoo.store.build import compose
 from zoo.store.cards import CARDS, card
 from zoo.store.files import replacing
 from zoo.store.load import read_config
+from zoo.store.verify import state_answer
 from zoo.store.weights import load_strict
 from zoo.tokenizer import Tokenizer
 
@@ -41,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = ROOT / "benchmarks/embedded_images.py"
 MAX_BYTES = 12_000_000
 MAX_CHANGE = 0.05  # dB
+TIES = 2  # codes that another machine may round otherwise
 SHOWN_TOKENS = (8, 32, 128)
 UNLISTED = ("bytes", "within budget")
 
@@ -104,6 +107,7 @@ def main(
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "training": {key: training[key] for key in given},
         "metrics": [Flow(row) for row in rows],
+        "known_answers": answers(model, state),
         "notes": notes or old.get("notes", ""),
     }
     text = card_text(name, content)
@@ -183,6 +187,21 @@ def rounding(model: Tokenizer, state: Mapping[str, Tensor], photos: Path) -> flo
     return max(changes)
 
 
+def answers(model: Tokenizer, state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """What `zoo verify` is to find: the codes of a sample picture or of a tone, with the weights as they are packed."""
+    spec = model.spec
+    if spec.continuous:
+        return []
+    rounded = zoo.build(model.config).eval()
+    load_strict(rounded, state, source="half precision")
+    if spec.modality == "audio":
+        given: dict[str, Any] = {"kind": "sine", "frequency": 440, "amplitude": 0.5, "seconds": 1.0}
+    else:
+        given = {"kind": "sample", "file": "chelsea.png"} | ({"size": [64, 64]} if spec.any_size else {})
+    found = asdict(state_answer(rounded, given, "measured: these weights on a CPU", tolerance=TIES))
+    return [found | {"input": Flow(given), "tokens": FlowList(found["tokens"])}]
+
+
 def known(cards: Path, name: str) -> dict[str, Any]:
     """What the present card says, {} without one."""
     path = cards / f"{name}.yaml"
@@ -256,6 +275,10 @@ class Flow(dict[str, Any]):
     """A mapping written on one line."""
 
 
+class FlowList(list[int]):
+    """Numbers written side by side."""
+
+
 class Dumper(yaml.SafeDumper):
     """Cards as they are written by hand."""
 
@@ -266,6 +289,9 @@ class Dumper(yaml.SafeDumper):
 Dumper.add_representer(Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 Dumper.add_representer(
     Flow, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row, flow_style=True)
+)
+Dumper.add_representer(
+    FlowList, lambda dumper, row: dumper.represent_sequence("tag:yaml.org,2002:seq", row, flow_style=True)
 )
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import zoo
 from scripts import embed
 from zoo.store.cards import Card, card
+from zoo.store.verify import verify_answer
 from zoo.store.weights import load_strict
 
 NAME = "onedpiece_tiny"
@@ -102,6 +103,8 @@ def test_weights_and_card(folder: Path, cards: Path, put: Callable[..., Card]) -
     load_strict(rebuilt, state, source=NAME)
     for key, value in rebuilt.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=1e-6)
+    (answer,) = item.known_answers
+    assert answer.tolerance == 2 and answer.count == len(answer.tokens) and verify_answer(rebuilt.eval(), answer).passed
 
 
 def test_repeating_with_less_keeps_the_rest(folder: Path, tmp_path: Path, put: Callable[..., Card]) -> None:

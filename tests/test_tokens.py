@@ -19,7 +19,7 @@ from zoo.streams import StreamOrder
 
 @st.composite
 def tokens(draw: st.DrawFn, *, order: str | None = None, scaled: bool | None = None) -> Tokens:
-    """Batches with unequal codebooks, ragged lengths, several scales, sizes."""
+    """Batches with unequal codebooks, ragged lengths, several scales, sizes, durations, gains."""
     batch, depth = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     sizes = tuple(draw(st.lists(st.integers(1, 70_000), min_size=depth, max_size=depth)))
     with_scales = draw(st.booleans()) if scaled is None else scaled
@@ -34,7 +34,20 @@ def tokens(draw: st.DrawFn, *, order: str | None = None, scaled: bool | None = N
     lengths = torch.randint(0, count + 1, (batch,), generator=generator) if draw(st.booleans()) else None
     size = torch.randint(1, 999, (batch, 2), generator=generator) if draw(st.booleans()) else None
     chosen = order or draw(st.sampled_from(["raster", "time", "coarse_to_fine", "scales"]))
-    return Tokens(indices, sizes, lengths, size, None, scales, with_scales and draw(st.booleans()), chosen)  # type: ignore[arg-type]
+    durations = torch.randint(1, 99, (batch, count), generator=generator) if draw(st.booleans()) else None
+    gains = torch.rand(batch, draw(st.integers(1, 3)), generator=generator) if draw(st.booleans()) else None
+    distinct = with_scales and draw(st.booleans())
+    return Tokens(
+        indices,
+        sizes,
+        lengths,
+        size,
+        scales=scales,
+        distinct_scales=distinct,
+        order=chosen,  # type: ignore[arg-type]
+        durations=durations,
+        gains=gains,
+    )
 
 
 def back(ids: torch.Tensor, like: Tokens, order: StreamOrder, start: int) -> Tokens:
@@ -47,6 +60,8 @@ def back(ids: torch.Tensor, like: Tokens, order: StreamOrder, start: int) -> Tok
         distinct_scales=like.distinct_scales,
         token_order=like.order,
         size=like.size,
+        durations=like.durations,
+        gains=like.gains,
     )
 
 
@@ -147,7 +162,11 @@ def test_keep_is_a_prefix(batch: Tokens, count: int) -> None:
     assert torch.equal(short.indices * short.mask[..., None], batch.indices[:, :width] * short.mask[..., None])
     assert sum(short.scales) == (width if batch.scales else 0)
     assert short.keep(count).equal(short)
-    assert (short.bits() <= batch.bits()).all()
+    codes, fewer = replace(batch, durations=None), replace(short, durations=None)
+    assert (fewer.bits() <= codes.bits()).all()
+    if batch.durations is not None:
+        assert short.durations is not None
+        assert torch.equal(short.durations, batch.durations[:, :width])
 
 
 def test_keep_takes_a_length_for_each_item() -> None:
@@ -178,7 +197,8 @@ def test_by_scale_shows_every_position_once(batch: Tokens) -> None:
 def test_bits_count_valid_positions(batch: Tokens) -> None:
     one = sum(math.log2(size) for size in batch.codebook_sizes)
     expected = [float(length) * one for length in batch.mask.sum(1)]
-    assert batch.bits().tolist() == pytest.approx(expected)
+    assert replace(batch, durations=None).bits().tolist() == pytest.approx(expected)
+    assert (batch.bits() >= torch.tensor(expected) - 1e-4).all()
 
 
 def test_continuous_tokens_have_no_bits() -> None:
@@ -197,6 +217,8 @@ def test_cat_and_items_are_inverse(batches: list[Tokens], data: st.DataObject) -
         first.codebook_sizes,
         size=None if first.size is None else torch.ones(2, 2, dtype=torch.int64),
         order="time",
+        durations=None if first.durations is None else torch.ones(2, width, dtype=torch.int64),
+        gains=None if first.gains is None else torch.ones(2, 4),
     )
     joined = Tokens.cat([first, second])
     assert len(joined) == len(first) + 2
@@ -205,6 +227,11 @@ def test_cat_and_items_are_inverse(batches: list[Tokens], data: st.DataObject) -
         ours, theirs = joined[position], first[position]
         valid = int(theirs.mask.sum())
         assert torch.equal(ours.indices[:, :valid], theirs.indices[:, :valid])
+        if ours.durations is not None and theirs.durations is not None:
+            assert torch.equal(ours.durations[:, :valid], theirs.durations[:, :valid])
+        if ours.gains is not None and theirs.gains is not None:
+            assert torch.equal(ours.gains[:, : theirs.gains.shape[1]], theirs.gains)
+            assert not ours.gains[:, theirs.gains.shape[1] :].any()
 
 
 def test_cat_joins_prefixes_of_scaled_codes() -> None:
@@ -219,8 +246,14 @@ def test_cat_refuses_strangers() -> None:
         Tokens.cat([])
     with pytest.raises(ValueError, match="codebook_sizes"):
         Tokens.cat([batch, Tokens(batch.indices, (8,))])
-    with pytest.raises(ValueError, match="size"):
-        Tokens.cat([batch, Tokens(batch.indices, (4,), size=torch.ones(1, 2, dtype=torch.int64))])
+    for name, value in (
+        ("size", torch.ones(1, 2, dtype=torch.int64)),
+        ("latents", torch.ones(1, 4, 8)),
+        ("durations", torch.ones(1, 4, dtype=torch.int64)),
+        ("gains", torch.ones(1, 2)),
+    ):
+        with pytest.raises(ValueError, match=f"with and without {name}"):
+            Tokens.cat([batch, replace(batch, **{name: value})])  # type: ignore[arg-type]
 
 
 def test_cat_serves_as_collate_fn() -> None:
@@ -319,3 +352,54 @@ def test_positions_cost_bits_where_there_are_gaps() -> None:
     bits = gapped().bits()
     assert bits[1] == 2 * 4
     assert bits[0].item() == pytest.approx(3 * 4 + math.log2(6))  # two of the four places before the last
+
+
+def segments() -> Tokens:
+    """Two items: frames 1-3 and 5 of six, and 0-1, 2 and 4-7 of eight."""
+    return Tokens(
+        torch.tensor([[[5], [6], [0]], [[7], [8], [9]]]),
+        (16,),
+        lengths=torch.tensor([2, 3]),
+        order="time",
+        positions=torch.tensor([[1, 5, 0], [0, 2, 4]]),
+        durations=torch.tensor([[3, 1, 0], [2, 1, 4]]),
+        gains=torch.tensor([[0.5], [2.0]]),
+    )
+
+
+def test_durations_and_gains_are_part_of_a_batch(tmp_path: Path) -> None:
+    tokens = segments()
+    assert tokens[1].durations.tolist() == [[2, 1, 4]]  # type: ignore[union-attr]
+    assert tokens[1].gains.tolist() == [[2.0]]  # type: ignore[union-attr]
+    padded = torch.tensor([[3, 1, 77], [2, 1, 4]])
+    assert replace(tokens, durations=padded).equal(tokens)  # past the end of the first item
+    assert not replace(tokens, durations=padded + 1).equal(tokens)
+    assert not replace(tokens, gains=torch.ones(2, 1)).equal(tokens)
+    assert not replace(tokens, durations=None).equal(tokens)
+    tokens.save(tmp_path / "t.safetensors")
+    assert Tokens.load(tmp_path / "t.safetensors").equal(tokens)
+    meta = tokens.to("meta")
+    assert meta.durations is not None and meta.durations.is_meta and meta.gains is not None and meta.gains.is_meta
+    for name, wrong in (
+        ("durations", torch.zeros(2, 2, dtype=torch.int64)),
+        ("durations", torch.zeros(2, 3)),
+        ("gains", torch.zeros(3, 1)),
+        ("gains", torch.zeros(2, 1, dtype=torch.int64)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            replace(tokens, **{name: wrong})  # type: ignore[arg-type]
+
+
+def test_latents_past_the_end_do_not_count() -> None:
+    batch = Tokens(torch.zeros(1, 3, 0, dtype=torch.int64), (), torch.tensor([2]), latents=torch.zeros(1, 3, 2))
+    other = replace(batch, latents=torch.tensor([[[0.0, 0.0], [0.0, 0.0], [9.0, 9.0]]]))
+    assert batch.equal(other) and not replace(batch, lengths=None).equal(replace(other, lengths=None))
+
+
+def test_durations_cost_bits() -> None:
+    """By counting: two segments within frames 0-5, the last ending at 6; three that fill seven frames."""
+    starts_and_ends = sum(1 for a in range(6) for b in range(a + 1, 7) for _ in range(b, 6))
+    assert segments().bits()[0].item() == pytest.approx(2 * 4 + math.log2(starts_and_ends))
+    without_gaps = replace(segments()[1], positions=None)
+    assert without_gaps.bits().item() == pytest.approx(3 * 4 + math.log2(math.comb(6, 2)))
+    assert replace(segments(), lengths=torch.tensor([0, 3])).bits()[0] == 0

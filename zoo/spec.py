@@ -23,7 +23,7 @@ class TokenizerSpec:
         codebook_sizes: entries of each of the Q codebooks read in parallel at a position; empty for
             continuous latents.
         dim: width of one latent vector.
-        num_tokens: N for an input of `input_shape`.
+        num_tokens: N for an input of `input_shape`; the most that it can be where N depends on the content.
         order: what a generator must know of the N axis. In `coarse_to_fine` any prefix decodes.
         flexible: whether `decode` takes prefixes (`Tokens.keep`).
         any_size: whether inputs other than `input_shape` are accepted.
@@ -31,6 +31,7 @@ class TokenizerSpec:
         scales: how N splits, coarse to fine; empty for a single scale.
         distinct_scales: each scale has codebooks of its own (SNAC) instead of shared ones (VAR).
         sample_rate: Hz, audio only.
+        decodes: False for tokenizers that only encode, because what turns their tokens into a signal is another model.
     """
 
     modality: Modality
@@ -45,6 +46,7 @@ class TokenizerSpec:
     scales: tuple[int, ...] = ()
     distinct_scales: bool = False
     sample_rate: int | None = None
+    decodes: bool = True
 
     def __post_init__(self) -> None:
         if self.modality not in get_args(Modality):
@@ -68,6 +70,13 @@ class TokenizerSpec:
     def bits(self) -> float:
         """Bits of one item of `input_shape` at full length."""
         return self.num_tokens * self.bits_per_token
+
+    @property
+    def token_rate(self) -> float | None:
+        """Tokens per second of sound, of all scales; None for other modalities and where the sound decides."""
+        if self.sample_rate is None or self.downsample is None:
+            return None
+        return self.sample_rate / self.downsample * (self.num_tokens / self.scales[-1] if self.scales else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `config.json` and `zoo info --json`."""

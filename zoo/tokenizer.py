@@ -139,7 +139,7 @@ class Tokenizer(nn.Module):
         size = torch.tensor(x.shape[2:], device=x.device).expand(len(x), -1)
         return Tokens(
             indices=quantized.indices,
-            codebook_sizes=self.spec.codebook_sizes,
+            codebook_sizes=self.spec.codebook_sizes[: quantized.indices.shape[-1]],
             size=size,
             latents=quantized.latents if self.spec.continuous else None,
             scales=self.spec.scales if sum(self.spec.scales) == quantized.indices.shape[1] else (),

@@ -18,6 +18,7 @@ from zoo.spec import Order
 __all__ = ["Tokens"]
 
 _LAYOUT = ("codebook_sizes", "scales", "distinct_scales", "order")
+_OPTIONAL = ("lengths", "size", "latents", "positions", "durations", "gains")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,10 @@ class Tokens:
         distinct_scales: each scale has codebooks of its own.
         order: what the N axis means (`TokenizerSpec.order`).
         positions: (B, N) int64, for tokenizers that leave out tokens in the middle of a code (KARL): the place that
-            each valid token had, rising within an item; None when the n-th token has place n.
+            each valid token had, rising within an item; None when the n-th token has place n. Where tokens are segments
+            (Sylber), the frame at which each begins.
+        durations: (B, N) int64, for tokenizers whose tokens are segments (Sylber): frames that each valid token lasts.
+        gains: (B, S) float, loudness of each of S stretches of the input, for codecs that even it out (EnCodec 48 kHz).
     """
 
     indices: Tensor
@@ -46,6 +50,8 @@ class Tokens:
     distinct_scales: bool = False
     order: Order = "raster"
     positions: Tensor | None = None
+    durations: Tensor | None = None
+    gains: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.indices.shape)
@@ -64,9 +70,13 @@ class Tokens:
             raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(self.size.shape)}")
         if self.latents is not None and tuple(self.latents.shape[:2]) != shape[:2]:
             raise ValueError(f"latents must be ({shape[0]}, {shape[1]}, D), got {tuple(self.latents.shape)}")
-        places = self.positions
-        if places is not None and (tuple(places.shape) != shape[:2] or places.dtype != torch.int64):
-            raise ValueError(f"positions must be int64 {shape[:2]}, got {places.dtype} {tuple(places.shape)}")
+        for name in ("positions", "durations"):
+            counts = getattr(self, name)
+            if counts is not None and (tuple(counts.shape) != shape[:2] or counts.dtype != torch.int64):
+                raise ValueError(f"{name} must be int64 {shape[:2]}, got {counts.dtype} {tuple(counts.shape)}")
+        gains = self.gains
+        if gains is not None and (gains.ndim != 2 or len(gains) != shape[0] or not gains.is_floating_point()):
+            raise ValueError(f"gains must be float ({shape[0]}, S), got {gains.dtype} {tuple(gains.shape)}")
 
     def __len__(self) -> int:
         return self.indices.shape[0]
@@ -100,10 +110,12 @@ class Tokens:
         return positions < self.lengths[:, None]
 
     def bits(self) -> Tensor:
-        """Bits of each item: valid positions times the sum of log2(codebook size), and what `positions` cost.
+        """Bits of each item: valid positions times the sum of log2(codebook size), and what their places cost.
 
         Of n tokens up to place p, the last being there, log2 C(p, n - 1) bits say where the others are: none for a
-        prefix. That an item ends, and where, is not counted.
+        prefix. Segments that fill f frames without gaps take log2 C(f - 1, n - 1) bits for their durations; with gaps,
+        log2 C(f + n - 1, 2 n - 1) bits say where each begins and ends. That an item ends, and where, is not counted,
+        nor are `gains`.
 
         Returns:
             (B,) float64.
@@ -114,7 +126,7 @@ class Tokens:
         if not self.codebook_sizes:
             raise ValueError("continuous latents have no bits; quantize them first")
         codes = self.mask.sum(1).double() * sum(math.log2(size) for size in self.codebook_sizes)
-        return codes if self.positions is None else codes + _bits_of_places(self.positions, self.mask)
+        return codes + _bits_of_places(self.positions, self.durations, self.mask)
 
     def keep(self, count: int | Tensor) -> Self:
         """The first positions of every item: what a flexible tokenizer decodes at a lower rate.
@@ -140,7 +152,18 @@ class Tokens:
             latents=None if self.latents is None else self.latents[:, :width],
             scales=_cut(self.scales, width),
             positions=None if self.positions is None else self.positions[:, :width],
+            durations=None if self.durations is None else self.durations[:, :width],
         )
+
+    def keep_codebooks(self, count: int) -> Self:
+        """The first `count` codebooks of every position: what a residual codec decodes at a lower rate.
+
+        Raises:
+            ValueError: count is not between 1 and the number of codebooks.
+        """
+        if not 1 <= count <= len(self.codebook_sizes):
+            raise ValueError(f"keep 1 to {len(self.codebook_sizes)} codebooks, got {count}")
+        return replace(self, indices=self.indices[..., :count], codebook_sizes=self.codebook_sizes[:count])
 
     def by_scale(self) -> tuple[Tensor, ...]:
         """Views (B, n, Q) of the indices, one per scale, coarse to fine; all of them when there is one scale."""
@@ -151,7 +174,7 @@ class Tokens:
 
         Every codebook (and every scale, where scales have their own codebooks) has its own range of
         ids; `start + vocabulary_size` is the padding id after the end of shorter items and in the empty
-        places of the delay pattern. `positions` are not part of the stream.
+        places of the delay pattern. `positions`, `durations` and `gains` are not part of the stream.
 
         Args:
             order: `flat` (all codebooks of a position, then the next position), `scale_major` (within each
@@ -180,13 +203,15 @@ class Tokens:
         token_order: Order = "raster",
         size: Tensor | None = None,
         positions: Tensor | None = None,
+        durations: Tensor | None = None,
+        gains: Tensor | None = None,
     ) -> Self:
         """The exact inverse of `to_ids`.
 
         Args:
             ids: (B, L) int64.
             codebook_sizes, order, start: as they were given to `to_ids`.
-            scales, distinct_scales, token_order, size, positions: fields of the result.
+            scales, distinct_scales, token_order, size, positions, durations, gains: fields of the result.
 
         Raises:
             ValueError: L fits no N, an id stands where its codebook cannot, or an item has a gap.
@@ -196,7 +221,9 @@ class Tokens:
         indices, lengths = streams.from_ids(ids, sizes, ranges, order, start)
         full = bool((lengths == indices.shape[1]).all())
         lasting = None if full else lengths
-        return cls(indices, sizes, lasting, size, None, parts, distinct_scales, token_order, positions)
+        return cls(
+            indices, sizes, lasting, size, None, parts, distinct_scales, token_order, positions, durations, gains
+        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """All tensors on a device."""
@@ -210,10 +237,11 @@ class Tokens:
     def cat(cls, batches: Sequence[Self]) -> Self:
         """One batch out of several; also a `collate_fn` for a DataLoader of tokens.
 
-        Shorter batches are padded with zeros and `lengths` says so.
+        Shorter batches are padded with zeros and `lengths` says so; so are shorter `gains`.
 
         Raises:
-            ValueError: no batches, different codebooks, orders or scales, or only some have size or latents.
+            ValueError: no batches, different codebooks, orders or scales, or only some have size, latents, durations or
+                gains.
         """
         if not batches:
             raise ValueError("cat needs at least one batch")
@@ -227,33 +255,46 @@ class Tokens:
                     )
             if batch.scales != _cut(longest.scales, batch.num_tokens):
                 raise ValueError(f"cannot join tokens with scales {longest.scales} and {batch.scales}")
+
+        def joined(name: str, width: int | None = None) -> Tensor | None:
+            tensors = [getattr(batch, name) for batch in batches]
+            if all(tensor is None for tensor in tensors):
+                return None
+            if any(tensor is None for tensor in tensors):
+                raise ValueError(f"cannot join tokens with and without {name}")
+            return torch.cat(tensors if width is None else [_widen(tensor, width) for tensor in tensors])
+
         ragged = any(batch.lengths is not None or batch.num_tokens != width for batch in batches)
         return cls(
             indices=torch.cat([_widen(batch.indices, width) for batch in batches]),
             codebook_sizes=first.codebook_sizes,
             lengths=torch.cat([batch.mask.sum(1) for batch in batches]) if ragged else None,
-            size=_cat_optional("size", [batch.size for batch in batches]),
-            latents=_cat_optional(
-                "latents", [None if batch.latents is None else _widen(batch.latents, width) for batch in batches]
-            ),
+            size=joined("size"),
+            latents=joined("latents", width),
             scales=longest.scales,
             distinct_scales=first.distinct_scales,
             order=first.order,
             positions=_cat_places(batches, width),
+            durations=joined("durations", width),
+            gains=joined("gains", max(0 if batch.gains is None else batch.gains.shape[1] for batch in batches)),
         )
 
     def equal(self, other: Tokens) -> bool:
-        """Whether layout, valid codes, latents, sizes and places are the same; not what lies past `lengths`."""
+        """Whether layout and valid codes, latents, sizes, places, durations and gains are the same.
+
+        What lies past `lengths` does not count.
+        """
         if any(getattr(self, name) != getattr(other, name) for name in _LAYOUT):
             return False
         if self.indices.shape != other.indices.shape or not torch.equal(self.mask, other.mask):
             return False
-        valid = self.mask[..., None]
-        if not torch.equal(self.indices * valid, other.indices * valid):
+        past = ~self.mask
+        if not torch.equal(_places(self).masked_fill(past, 0), _places(other).masked_fill(past, 0)):
             return False
-        if not torch.equal(_places(self) * self.mask, _places(other) * self.mask):
-            return False
-        return _equal_optional(self.size, other.size) and _equal_optional(self.latents, other.latents)
+        for name in ("indices", "latents", "durations"):
+            if not _equal_optional(_blank(getattr(self, name), past), _blank(getattr(other, name), past)):
+                return False
+        return _equal_optional(self.size, other.size) and _equal_optional(self.gains, other.gains)
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Write a safetensors file; indices take the smallest integer type that holds their codebooks.
@@ -267,7 +308,7 @@ class Tokens:
         from zoo.store.files import replacing
 
         tensors = {"indices": self.indices.to(_narrow(self.codebook_sizes))}
-        for name in ("lengths", "size", "latents", "positions"):
+        for name in _OPTIONAL:
             if (tensor := getattr(self, name)) is not None:
                 tensors[name] = tensor
         layout = json.dumps({name: getattr(self, name) for name in _LAYOUT})
@@ -292,13 +333,10 @@ class Tokens:
         return cls(
             indices=tensors["indices"].long(),
             codebook_sizes=tuple(layout["codebook_sizes"]),
-            lengths=tensors.get("lengths"),
-            size=tensors.get("size"),
-            latents=tensors.get("latents"),
             scales=tuple(layout["scales"]),
             distinct_scales=layout["distinct_scales"],
             order=layout["order"],
-            positions=tensors.get("positions"),
+            **{name: tensors.get(name) for name in _OPTIONAL},
         )
 
     @staticmethod
@@ -348,26 +386,39 @@ def _places(tokens: Tokens) -> Tensor:
 def _cat_places(batches: Sequence[Tokens], width: int) -> Tensor | None:
     if all(batch.positions is None for batch in batches):
         return None
-    return torch.cat([_widen(_places(batch)[..., None], width)[..., 0] for batch in batches])
+    return torch.cat([_widen(_places(batch), width) for batch in batches])
 
 
-def _bits_of_places(positions: Tensor, mask: Tensor) -> Tensor:
-    """(B,) float64: log2 C(p, n - 1) for n tokens up to place p."""
-    others = (mask.sum(1) - 1).clamp_min(0).double()
-    last = positions.masked_fill(~mask, 0).amax(1).double()
-    ways = torch.lgamma(last + 1) - torch.lgamma(others + 1) - torch.lgamma(last - others + 1)
-    return ways / math.log(2)
+def _bits_of_places(positions: Tensor | None, durations: Tensor | None, mask: Tensor) -> Tensor:
+    """(B,) float64: what it takes to say where valid tokens begin, and where they end if they last."""
+    count = mask.sum(1).double()
+    if mask.shape[1] == 0 or (positions is None and durations is None):
+        return torch.zeros_like(count)
+    starts = torch.zeros_like(count) if positions is None else positions.masked_fill(~mask, 0).amax(1).double()
+    if durations is None:
+        return _log2_choose(starts, count - 1)
+    lasting = durations.masked_fill(~mask, 0).double()
+    if positions is None:
+        return _log2_choose(lasting.sum(1) - 1, count - 1)
+    last = (mask.sum(1, keepdim=True) - 1).clamp_min(0)
+    frames = starts + lasting.gather(1, last)[:, 0]
+    return _log2_choose(frames + count - 1, 2 * count - 1)
+
+
+def _log2_choose(n: Tensor, k: Tensor) -> Tensor:
+    k = k.clamp_min(0)
+    n = torch.maximum(n, k)
+    return (torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)) / math.log(2)
 
 
 def _widen(tensor: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(tensor, (0, 0, 0, width - tensor.shape[1]))
+    """Zeros behind the second axis, up to a width."""
+    return torch.nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]))
 
 
-def _cat_optional(name: str, tensors: Sequence[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    if present and len(present) != len(tensors):
-        raise ValueError(f"cannot join tokens with and without {name}")
-    return torch.cat(present) if present else None
+def _blank(tensor: Tensor | None, past: Tensor) -> Tensor | None:
+    """Zeros past the ends of items, for (B, N) and (B, N, D)."""
+    return None if tensor is None else tensor.masked_fill(past if tensor.ndim == 2 else past[..., None], 0)
 
 
 def _equal_optional(a: Tensor | None, b: Tensor | None) -> bool:

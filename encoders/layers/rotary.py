@@ -12,7 +12,15 @@ from torch.nn import functional as F
 
 from encoders.layers.attention import MLP
 
-__all__ = ["RotaryAttention", "RotaryBlock", "grid_positions", "line_positions", "rotary_table", "rotate"]
+__all__ = [
+    "RotaryAttention",
+    "RotaryBlock",
+    "grid_positions",
+    "line_positions",
+    "rotary_table",
+    "rotate",
+    "rotate_halves",
+]
 
 
 def grid_positions(height: int, width: int, start: int = 0) -> Tensor:
@@ -66,6 +74,13 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     first, second = rearrange(x.float(), "... (i two) -> two ... i", two=2)
     turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
+    """As `rotate`, but channel i turns together with channel i + D / 2 (GPT-NeoX, transformers)."""
+    cosine, sine = table
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
 
 
 class RotaryAttention(nn.Module):

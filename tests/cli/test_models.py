@@ -13,7 +13,7 @@ from zoo import training
 from zoo.cli import doctor
 
 Cli = Callable[..., Result]
-COMMANDS = ["list", "info", "tokenize", "detokenize", "reconstruct", "curve", "train", "doctor"]
+COMMANDS = ["list", "info", "tokenize", "detokenize", "reconstruct", "curve", "train", "verify", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -133,3 +133,13 @@ def test_gradient_is_that_of_the_bound(symmetric: bool) -> None:
 def test_wrong_levels_are_explained(levels: list[int]) -> None:
     with pytest.raises(ValueError, match="FSQ expects"):
         FSQ(levels)
+
+
+def test_margin_moves_where_the_outer_levels_begin() -> None:
+    """CosyVoice 2 rounds 0.999 tanh(z), FSQ as published 1.001 tanh(z)."""
+    z = torch.tensor([[[0.5]]]).atanh()
+    assert FSQ([3], margin=-1e-3)(z).indices.item() == 1 and FSQ([3])(z).indices.item() == 2
+    assert FSQ([3], margin=-1e-3)(z + 1e-2).indices.item() == 2
+    for levels, margin in (([3], -0.5), ([2, 8], 0.0), ([8], -1 / 7), ([3], 1.0)):
+        with pytest.raises(ValueError, match="margin above"):
+            FSQ(levels, margin=margin)

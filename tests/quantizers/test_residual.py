@@ -253,6 +253,20 @@ def test_gradient_under_dropout() -> None:
     torch.testing.assert_close(by_output(quantizer, z), torch.ones_like(z))
 
 
+def test_a_share_of_the_items_passes_unquantized_in_training_alone() -> None:
+    quantizer, z = started(3), torch.randn(400, 2, 4, requires_grad=True)
+    codes = copy.deepcopy(quantizer)(z)
+    quantizer.unquantized = 0.25
+    out = quantizer(z)
+    passed = (out.latents == z).flatten(1).all(1)
+    assert 60 < int(passed.sum()) < 140
+    assert torch.equal(out.latents[~passed], codes.latents[~passed])
+    assert torch.equal(out.indices, codes.indices) and torch.equal(out.loss, codes.loss)
+    torch.testing.assert_close(by_output(quantizer, z), torch.ones_like(z))
+    quantizer.eval()
+    assert torch.equal(quantizer(z).latents, quantizer.lookup(quantizer(z).indices))
+
+
 def test_taps_put_partial_sums_side_by_side() -> None:
     torch.manual_seed(0)
     quantizer = started(4, taps=(2, 4))
@@ -374,6 +388,7 @@ def test_split_stacks_weigh_by_their_levels() -> None:
         (lambda: Residual(VQ(4, 8), 2, gradient="twice"), "'once', 'chained' or 'per_level'"),
         (lambda: Residual(VQ(4, 8), 2, reduce="max"), "'mean' or 'sum'"),
         (lambda: Residual(VQ(4, 8), 2, quantize_dropout=1.5), r"quantize_dropout in \[0, 1\]"),
+        (lambda: Residual(VQ(4, 8), 2, unquantized=-0.1), r"unquantized in \[0, 1\]"),
         (lambda: Residual(VQ(4, 8), 2, dropout_min=3), "from 1 to its 2 levels"),
         (lambda: Residual(VQ(4, 8), 2, taps=(2, 1)), "ascend"),
         (lambda: Residual(VQ(4, 8), 2, taps=(3,)), "ascend"),

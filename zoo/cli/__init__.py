@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, curve, doctor, models, reconstruct, train
+from zoo.cli import convert, curve, doctor, models, reconstruct, train, verify
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,7 @@ app.command("detokenize")(convert.detokenize)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("curve")(curve.curve)
 app.command("train")(train.train)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 
 

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.inputs import Item, errors_beside, find_items, output_paths
+from zoo.cli.inputs import Item, errors_beside, find_items, output_paths, suffixes, written_as
 from zoo.cli.options import (
     BatchSize,
+    Bits,
+    Channels,
+    ChannelsName,
+    Chunk,
+    Codebooks,
     Device,
     Dtype,
     DtypeName,
     FitName,
     FitOption,
+    Format,
     Inputs,
     MaxSide,
     Model,
@@ -29,11 +35,11 @@ from zoo.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from zoo.cli.jobs import Sample
+    from zoo.cli.jobs import Job, Sample
     from zoo.data.images import Fit
     from zoo.tokenizer import Tokenizer
 
@@ -50,47 +56,64 @@ def tokenize(
     text: Text = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
+    channels: Channels = ChannelsName.mix,
+    chunk: Chunk = 30.0,
+    codebooks: Codebooks = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn pictures into token files.
+    """Turn pictures or sounds into token files.
 
-    A token file is safetensors: the codes and, as metadata, the model, how the picture was fitted and its caption, so
-    that `zoo detokenize` restores it. Bad inputs are recorded in errors.jsonl beside the outputs.
+    A token file is safetensors: the codes and, as metadata, the model and what `zoo detokenize` needs to restore the
+    file: how a picture was fitted and its caption, or the rate, channels and length of a sound. Long sounds are
+    processed in pieces, so memory does not grow with their length. Bad inputs are recorded in errors.jsonl beside the
+    outputs.
 
     \b
     Examples:
       zoo tokenize photo.jpg -m fsq_f8_tiny -o photo.safetensors
       zoo tokenize photos/ -m onedpiece_tiny_128 -o tokens/ --fit pad
       zoo tokenize 'photos/**/*.png' -m titok_l32_imagenet -o tokens/ -b 32 --device cuda
+      zoo tokenize speech.wav -m wavtokenizer_small_75 -o tokens/
+      zoo tokenize podcasts/ -m encodec_24khz -o tokens/ --codebooks 8 --channels each
     """
-    import torch
-
     from zoo.cli.jobs import Job, load_samples, run_batches
-    from zoo.data.images import IMAGE_SUFFIXES
+    from zoo.cli.sounds import plan_sounds, tokenize_sounds
 
     with complain():
-        items = find_items(inputs, IMAGE_SUFFIXES)
+        tokenizer = open_tokenizer(model, device)
+        items = find_items(inputs, suffixes(tokenizer.spec.modality))
         targets = output_paths(items, output, TOKENS, single=[TOKENS])
-        tokenizer = open_tokenizer(model, device, modality="image")
         beside = told(tokenizer, text)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype)
+    pairs = list(zip(items, targets, strict=True))
     with Job("tokenize", len(items), errors_beside(output, [TOKENS])) as job:
+        if plan is not None:
+            job.notes += tokenize_sounds(job, plan, pairs, batch_size, overwrite).lines(plan.tokenizer)
+        else:
+            samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
+            run_batches(job, samples, batch_size, _write_tokens(job, tokenizer, model, text, beside, dtype))
 
-        def work(batch: Tensor, samples: Sequence[Sample]) -> None:
-            with torch.inference_mode(), precision(tokenizer, dtype):
-                tokens = tokenizer.encode(batch.to(tokenizer.device), **beside).to("cpu")
-            for number, sample in enumerate(samples):
-                facts = {"model": model, "source": sample.item.path.name, "fit": json.dumps(asdict(sample.fit))}
-                facts |= {} if text is None else {"text": text}
-                with job.guard(sample.item):
-                    sample.target.parent.mkdir(parents=True, exist_ok=True)
-                    tokens[number].save(sample.target, **facts)
 
-        pairs = zip(items, targets, strict=True)
-        samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
-        run_batches(job, samples, batch_size, work)
+def _write_tokens(
+    job: Job, tokenizer: Tokenizer, model: str, text: str | None, beside: dict[str, Any], dtype: DtypeName
+) -> Callable[[Tensor, Sequence[Sample]], None]:
+    """What is done with a batch of pictures."""
+    import torch
+
+    def work(batch: Tensor, samples: Sequence[Sample]) -> None:
+        with torch.inference_mode(), precision(tokenizer, dtype):
+            tokens = tokenizer.encode(batch.to(tokenizer.device), **beside).to("cpu")
+        for number, sample in enumerate(samples):
+            facts = {"model": model, "source": sample.item.path.name, "fit": json.dumps(asdict(sample.fit))}
+            facts |= {} if text is None else {"text": text}
+            with job.guard(sample.item):
+                sample.target.parent.mkdir(parents=True, exist_ok=True)
+                tokens[number].save(sample.target, **facts)
+
+    return work
 
 
 def detokenize(
@@ -102,36 +125,40 @@ def detokenize(
     text: Annotated[
         str | None, typer.Option("--text", help="Caption of the pictures; by default the one in the token file.")
     ] = None,
-    image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
+    file_format: Format = None,
+    bits: Bits = 16,
+    chunk: Chunk = 30.0,
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn token files back into pictures of their original size (of the part that was seen, when cropped).
+    """Turn token files back into pictures of their original size (of the part that was seen, when cropped), or into
+    sounds of their original sample rate, channels and length.
 
     \b
     Examples:
       zoo detokenize photo.safetensors -o photo.png
       zoo detokenize tokens/ -o restored/ --format jpg
       zoo detokenize tokens/ -m runs/my_model -o restored/
+      zoo detokenize speech.safetensors -o speech.flac --bits 24
     """
     from zoo.cli.jobs import Job
+    from zoo.data.audio import WRITABLE_AUDIO
     from zoo.data.images import WRITABLE
 
-    suffix = f".{image_format.lower().lstrip('.')}"
+    single = [*WRITABLE, *WRITABLE_AUDIO]
     with complain():
-        if suffix not in WRITABLE:
-            raise ValueError(f"--format is one of {', '.join(kind[1:] for kind in WRITABLE)}, got {image_format!r}")
         items = find_items(inputs, [TOKENS])
-        targets = output_paths(items, output, suffix, single=list(WRITABLE))
-        named = {} if model is None else {model: open_tokenizer(model, device, modality="image")}
-    with Job("detokenize", len(items), errors_beside(output, list(WRITABLE))) as job:
+        named = {} if model is None else {model: open_tokenizer(model, device)}
+        kinds = [_modality(item) if model is None else named[model].spec.modality for item in items]
+        targets = output_paths(items, output, [written_as(file_format, kind) for kind in kinds], single=single)
+    with Job("detokenize", len(items), errors_beside(output, single)) as job:
         for item, target in zip(items, targets, strict=True):
             if target.exists() and not overwrite:
                 job.skip()
                 continue
             with job.guard(item):
-                _restore(item, target, model, text, named, device, dtype)
+                _restore(item, target, model, text, named, device, dtype, chunk, bits)
 
 
 def _restore(
@@ -142,11 +169,15 @@ def _restore(
     opened: dict[str, Tokenizer],
     device: str,
     dtype: DtypeName,
+    chunk: float,
+    bits: int,
 ) -> None:
-    """Decode one token file; a file with several items gives several pictures, numbered."""
+    """Decode one token file; a file with several items gives several pictures or sounds, numbered."""
     import torch
 
+    from zoo.cli.sounds import restore
     from zoo.data.images import write_image
+    from zoo.families.audio import AudioTokenizer
     from zoo.tokens import Tokens
 
     if not item.path.is_file():
@@ -156,14 +187,31 @@ def _restore(
     if name is None:
         raise ValueError(f"{item.path} does not name its model; pass -m")
     if name not in opened:
-        opened[name] = open_tokenizer(name, device, modality="image")
+        opened[name] = open_tokenizer(name, device)
     tokenizer = opened[name]
+    if isinstance(tokenizer, AudioTokenizer):
+        restore(tokenizer, tokens, facts, target, dtype=dtype, chunk=chunk, bits=bits)
+        return
     fit, beside = _fit(facts), told(tokenizer, facts.get("text") if text is None else text)
     for number in range(len(tokens)):
         with torch.inference_mode(), precision(tokenizer, dtype):
             image = tokenizer.decode(tokens[number].to(tokenizer.device), **beside)[0].float().cpu()
         path = target if len(tokens) == 1 else target.with_stem(f"{target.stem}-{number:04d}")
         write_image(path, image if fit is None else fit.unfit(image))
+
+
+def _modality(item: Item) -> str:
+    """Of what a token file holds; a picture where that is not known."""
+    from zoo.store.cards import card, list_models
+    from zoo.tokens import Tokens
+
+    try:
+        facts = Tokens.read_metadata(item.path)
+    except (ValueError, OSError):
+        return "image"
+    if "audio" in facts:
+        return "audio"
+    return card(facts["model"]).modality if facts.get("model") in list_models() else "image"
 
 
 def _fit(facts: dict[str, str]) -> Fit | None:

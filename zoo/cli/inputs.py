@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
-__all__ = ["Item", "errors_beside", "find_items", "output_paths"]
+__all__ = ["Item", "errors_beside", "find_items", "output_paths", "suffixes", "written_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,48 @@ def find_items(inputs: Sequence[str], suffixes: Sequence[str]) -> list[Item]:
     return list(found.values())
 
 
-def output_paths(items: Sequence[Item], output: Path, suffix: str, *, single: Sequence[str]) -> list[Path]:
+def suffixes(modality: str) -> Sequence[str]:
+    """Of the files that commands read from folders."""
+    if modality == "audio":
+        from zoo.data.audio import AUDIO_SUFFIXES
+
+        return AUDIO_SUFFIXES
+    from zoo.data.images import IMAGE_SUFFIXES
+
+    return IMAGE_SUFFIXES
+
+
+def written_as(file_format: str | None, modality: str) -> str:
+    """The suffix that `--format` asks for, or the usual one.
+
+    Raises:
+        ValueError: nothing of this modality is written so.
+    """
+    if modality == "audio":
+        from zoo.data.audio import WRITABLE_AUDIO
+
+        kinds, what = list(WRITABLE_AUDIO), "sounds"
+    else:
+        from zoo.data.images import WRITABLE
+
+        kinds, what = list(WRITABLE), "pictures"
+    suffix = kinds[0] if file_format is None else f".{file_format.lower().lstrip('.')}"
+    if suffix not in kinds:
+        names = ", ".join(kind[1:] for kind in kinds)
+        raise ValueError(f"--format is one of {names} for {what}, got {file_format!r}")
+    return suffix
+
+
+def output_paths(
+    items: Sequence[Item], output: Path, suffix: str | Sequence[str], *, single: Sequence[str]
+) -> list[Path]:
     """Where the result of each item goes.
 
     Args:
         output: a file when it ends in one of the suffixes `single`, which suits one item only; else a folder, in which
             results keep the places of their inputs.
-        suffix: of results in a folder. Inputs that differ in their suffix alone keep it: `a.png.safetensors`.
+        suffix: of results in a folder, of all or of each. Inputs that differ in their suffix alone keep it:
+            `a.png.safetensors`.
 
     Raises:
         ValueError: one file for several items.
@@ -59,12 +94,13 @@ def output_paths(items: Sequence[Item], output: Path, suffix: str, *, single: Se
         return [output]
     stems = Counter(item.place.with_suffix("") for item in items)
     places = Counter(item.place for item in items)
+    endings = [suffix] * len(items) if isinstance(suffix, str) else suffix
     results = []
-    for number, item in enumerate(items):
+    for number, (item, ending) in enumerate(zip(items, endings, strict=True)):
         name = item.place.with_suffix("") if stems[item.place.with_suffix("")] == 1 else item.place
         if places[item.place] > 1:
             name = name.with_name(f"{name.name}.{number}")
-        results.append(output / f"{name}{suffix}")
+        results.append(output / f"{name}{ending}")
     return results
 
 

@@ -48,6 +48,9 @@ class Job:
         label: what the bar says.
         total: items.
         errors: the file for failures; it exists only if there are some.
+
+    Attributes:
+        notes: lines to tell at the end.
     """
 
     def __init__(self, label: str, total: int, errors: Path) -> None:
@@ -64,6 +67,7 @@ class Job:
         )
         self.task = self.progress.add_task(label, total=total)
         self.errors, self.done, self.skipped, self.failed = errors, 0, 0, 0
+        self.notes: list[str] = []
 
     def __enter__(self) -> Self:
         self.errors.unlink(missing_ok=True)
@@ -78,6 +82,8 @@ class Job:
         parts += [f"{self.skipped} skipped because they exist (--overwrite)"] if self.skipped else []
         parts += [f"[bold red]{self.failed} failed[/], see {self.errors}"] if self.failed else []
         self.console.print(", ".join(parts), highlight=False)
+        for note in self.notes:
+            self.console.print(note, highlight=False, markup=False)
         if error is None and self.failed:
             raise typer.Exit(1)
 

@@ -23,10 +23,10 @@ def list_command(
     embedded: Annotated[
         bool | None, typer.Option("--embedded/--remote", help="Only models that come with the package, or only others.")
     ] = None,
-    recipes: Annotated[bool, typer.Option("--recipes", help="List what `zoo train` takes instead.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List recipes instead, to build or train.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models that can be loaded, or the recipes that can be trained.
+    """List the models that can be loaded, or the recipes that models are built and trained from.
 
     \b
     Examples:
@@ -112,12 +112,18 @@ def _facts(name: str) -> dict[str, Any]:
         node = read_config(Path(name) / CONFIG, name)
     elif name in list_recipes():
         node = name
-        facts["notes"] = f"A recipe; train it with `zoo train {name}`."
+        if name in list_recipes(trains=True):
+            facts["notes"] = f"A recipe; train it with `zoo train {name}`."
+        else:
+            facts["notes"] = f"A recipe of a model that only encodes; build it with zoo.build({name!r})."
     else:
         raise unknown("model", name, [*list_models(), *list_recipes()])
     tokenizer = build(node, device="meta")
     facts["spec"] = tokenizer.spec.to_dict()
     facts["bits"] = None if tokenizer.spec.continuous else tokenizer.spec.bits
+    if (rate := tokenizer.spec.token_rate) is not None:
+        facts["tokens_per_second"] = rate
+        facts["kbit_per_second"] = None if tokenizer.spec.continuous else rate * tokenizer.spec.bits_per_token / 1000
     facts["params"] = sum(parameter.numel() for parameter in tokenizer.parameters())
     facts["family"] = type(tokenizer).__name__
     return facts
@@ -150,6 +156,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 
 def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
+    if spec.modality == "audio":
+        return _audio_rows(spec)
     size = " x ".join(map(str, spec.input_shape)) + (" typically, any size" if spec.any_size else "")
     codes = "continuous" if spec.continuous else " + ".join(f"{count:,}" for count in spec.codebook_sizes) + " codes"
     tokens = f"{spec.num_tokens}, {spec.order.replace('_', ' ')}" + (", any prefix decodes" if spec.flexible else "")
@@ -160,6 +168,30 @@ def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
     if spec.downsample:
         rows.append(("downsampling", str(spec.downsample)))
     return rows
+
+
+def _audio_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
+    channels = {1: "mono", 2: "stereo"}.get(spec.input_shape[0], f"{spec.input_shape[0]} channels")
+    shared = len(set(spec.codebook_sizes)) == 1 and len(spec.codebook_sizes) > 1
+    sizes = [f"{count:,}" for count in spec.codebook_sizes]
+    codes = f"{len(sizes)} x {sizes[0]} codes" if shared else " + ".join(sizes) + " codes"
+    rows = [
+        ("modality", "audio" + ("" if spec.decodes else ", encodes only")),
+        ("sample rate", f"{spec.sample_rate:,} Hz, {channels}, any length"),
+    ]
+    if (rate := spec.token_rate) is None:
+        rows.append(("tokens", "as many as the sound asks for"))
+    else:
+        levels = f", in {len(spec.scales)} rates, coarse to fine" if spec.scales else ""
+        rows.append(("tokens", f"{rate:,.4g} per second, {spec.downsample:,} samples each{levels}"))
+        if spec.scales:
+            rows[-1] = ("tokens", f"{rate:,.4g} per second{levels}")
+    rows.append(("codebooks", "continuous" if spec.continuous else codes))
+    if not spec.continuous and rate is not None:
+        rows.append(("bitrate", f"{rate * spec.bits_per_token / 1000:.4g} kbit/s"))
+    elif not spec.continuous:
+        rows.append(("bits", f"{spec.bits_per_token:.2f} per token"))
+    return [*rows, ("width", f"{spec.dim} per token")]
 
 
 def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -176,6 +208,8 @@ def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append(("sha256", weights["sha256"]))
     if facts.get("paper"):
         rows.append(("paper", facts["paper"]))
+    if facts.get("known_answers"):
+        rows.append(("verified by", f"zoo verify {facts['name']}"))
     rows += [(f"training {key}", str(value)) for key, value in facts.get("training", {}).items()]
     return rows
 

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSize",
+    "Bits",
+    "Channels",
+    "ChannelsName",
+    "Chunk",
+    "Codebooks",
     "Device",
     "Dtype",
     "DtypeName",
     "FitName",
     "FitOption",
+    "Format",
     "Inputs",
     "MaxSide",
     "Model",
     "Overwrite",
     "Text",
     "complain",
+    "find_device",
     "open_tokenizer",
     "precision",
     "stop",
@@ -40,6 +47,13 @@ class FitName(StrEnum):
     crop = "crop"
     pad = "pad"
     stretch = "stretch"
+
+
+class ChannelsName(StrEnum):
+    """What happens to a sound with other channels than its tokenizer."""
+
+    mix = "mix"
+    each = "each"
 
 
 class DtypeName(StrEnum):
@@ -68,6 +82,38 @@ MaxSide = Annotated[
     typer.Option(min=16, help="Shrink larger pictures to this longest side first; for tokenizers that take any size."),
 ]
 
+Channels = Annotated[
+    ChannelsName,
+    typer.Option(
+        "--channels", help="Of sounds with other channels than the tokenizer: mix them, or send each through alone."
+    ),
+]
+Chunk = Annotated[
+    float,
+    typer.Option("--chunk", min=1.0, help="Seconds of sound that are processed at once; memory grows with it."),
+]
+Codebooks = Annotated[
+    int | None, typer.Option("--codebooks", min=1, help="For residual codes: use the first so many codebooks only.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="In a folder: png (default), jpg or webp for pictures, wav (default) or flac for sounds."
+    ),
+]
+
+
+def _depth(bits: int) -> int:
+    if bits not in (16, 24, 32):
+        raise typer.BadParameter(f"--bits is 16, 24 or 32, got {bits}")
+    return bits
+
+
+Bits = Annotated[
+    int,
+    typer.Option("--bits", callback=_depth, help="Of sounds that are written: 16, 24, or 32 for floats (WAV only)."),
+]
+
 
 @contextmanager
 def complain() -> Iterator[None]:
@@ -88,17 +134,18 @@ def stop(message: str) -> None:
     raise typer.Exit(2)
 
 
-def open_tokenizer(name: str | Path, device: str, *, modality: str) -> Tokenizer:
-    """The tokenizer on a device.
+def open_tokenizer(name: str | Path, device: str, *, modality: str | None = None) -> Tokenizer:
+    """The tokenizer on a device; for pictures or sounds where `modality` does not say for which.
 
     Raises:
         ValueError: the device is absent, or the tokenizer is for another modality; else what `zoo.load` raises.
     """
     from zoo.store.load import load
 
-    tokenizer = load(name, device=_device(device))
-    if tokenizer.spec.modality != modality:
-        raise ValueError(f"{name} is a tokenizer for {tokenizer.spec.modality}, this command works on {modality} files")
+    tokenizer = load(name, device=find_device(device))
+    if tokenizer.spec.modality not in ((modality,) if modality else ("image", "audio")):
+        wanted = modality or "image and audio"
+        raise ValueError(f"{name} is a tokenizer for {tokenizer.spec.modality}, this command works on {wanted} files")
     return tokenizer
 
 
@@ -142,7 +189,12 @@ def token_counts(text: str) -> list[int]:
     return counts
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """What `--device` means here.
+
+    Raises:
+        ValueError: it is absent.
+    """
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.inputs import errors_beside, find_items, output_paths
+from zoo.cli.inputs import Item, errors_beside, find_items, output_paths, suffixes, written_as
 from zoo.cli.options import (
     BatchSize,
+    Bits,
+    Channels,
+    ChannelsName,
+    Chunk,
+    Codebooks,
     Device,
     Dtype,
     DtypeName,
     FitName,
     FitOption,
+    Format,
     Inputs,
     MaxSide,
     Model,
@@ -32,7 +39,8 @@ from zoo.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.cli.jobs import Sample
+    from zoo.cli.jobs import Job, Sample
+    from zoo.cli.sounds import Plan
     from zoo.data.sheet import Panel
     from zoo.spec import TokenizerSpec
 
@@ -42,7 +50,7 @@ __all__ = ["reconstruct"]
 def reconstruct(
     inputs: Inputs,
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or an image file for one input.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or a file for one input.")],
     tokens: Annotated[
         str | None, typer.Option("--tokens", help="Token counts such as 4,16,64; for models whose prefixes decode.")
     ] = None,
@@ -55,17 +63,25 @@ def reconstruct(
     text: Text = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
-    image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
+    channels: Channels = ChannelsName.mix,
+    chunk: Chunk = 30.0,
+    codebooks: Codebooks = None,
+    bits: Bits = 16,
+    file_format: Format = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every result as one JSON object a line.")] = False,
 ) -> None:
-    """Send pictures through a tokenizer and back, and show both sides with PSNR and bits underneath.
+    """Send pictures or sounds through a tokenizer and back, and show both sides with quality and bits underneath.
 
-    PSNR compares what the tokenizer saw with what it gave back, at its own resolution, without added borders. With
-    --target each picture gets a length of its own, found by bisection; one that no length satisfies keeps all tokens.
+    A sound is written at its own rate, channels and length; both spectrograms stand side by side in a PNG beside it.
+    SI-SDR compares the two files: codecs trained to sound alike, not to be alike, have low values.
+
+    For pictures, PSNR compares what the tokenizer saw with what it gave back, at its own resolution, without added
+    borders. With --target each picture gets a length of its own, found by bisection; one that no length satisfies keeps
+    all tokens.
 
     \b
     Examples:
@@ -73,30 +89,37 @@ def reconstruct(
       zoo reconstruct photos/ -m onedpiece_tiny_128 --tokens 8,32,128 -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --target psnr=20 -o demo/
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
+      zoo reconstruct speech.wav -m wavtokenizer_small_75 -o demo/
+      zoo reconstruct music.flac -m encodec_24khz -o demo/music.flac --codebooks 8
     """
     import torch
 
     from zoo.cli.goal import noise, read_goal
     from zoo.cli.jobs import Job, load_samples, run_batches
-    from zoo.data.images import IMAGE_SUFFIXES, WRITABLE, write_image
+    from zoo.cli.sounds import plan_sounds
+    from zoo.data.audio import WRITABLE_AUDIO
+    from zoo.data.images import WRITABLE, write_image
     from zoo.data.sheet import side_by_side
 
-    suffix = f".{image_format.lower().lstrip('.')}"
     with complain():
-        if suffix not in WRITABLE:
-            raise ValueError(f"--format is one of {', '.join(kind[1:] for kind in WRITABLE)}, got {image_format!r}")
-        items = find_items(inputs, IMAGE_SUFFIXES)
-        targets = output_paths(items, output, suffix, single=list(WRITABLE))
+        tokenizer = open_tokenizer(model, device)
+        modality = tokenizer.spec.modality
+        suffix, single = written_as(file_format, modality), list(WRITABLE_AUDIO if modality == "audio" else WRITABLE)
+        items = find_items(inputs, suffixes(modality))
+        targets = output_paths(items, output, suffix, single=single)
         if clash := {item.path.resolve() for item in items} & {target.resolve() for target in targets}:
             raise ValueError(f"{clash.pop()} is an input as well as an output; choose another folder with -o")
-        tokenizer = open_tokenizer(model, device, modality="image")
         if tokens is not None and target is not None:
             raise ValueError("--tokens names lengths and --target finds them; give one of the two")
         if text is not None and target is not None:
             raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype)
+        if not tokenizer.spec.decodes:
+            raise ValueError(f"{model} only encodes, it gives nothing back; use `zoo tokenize`")
+    pairs = list(zip(items, targets, strict=True))
     records: list[dict[str, Any]] = []
-    with Job("reconstruct", len(items), errors_beside(output, list(WRITABLE))) as job:
+    with Job("reconstruct", len(items), errors_beside(output, single)) as job:
 
         def work(batch: Tensor, samples: Sequence[Sample]) -> None:
             with torch.inference_mode(), precision(tokenizer, dtype):
@@ -128,13 +151,33 @@ def reconstruct(
                         {"input": str(sample.item.path), "output": str(sample.target), **row} for row in rows
                     )
 
-        pairs = zip(items, targets, strict=True)
-        samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
-        run_batches(job, samples, batch_size, work)
+        if plan is None:
+            samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
+            run_batches(job, samples, batch_size, work)
+        else:
+            records += _sounds(job, plan, pairs, bits, overwrite)
         if as_json:
             typer.echo("\n".join(json.dumps(record) for record in records))
-        elif records:
+        elif records and plan is None:
             _print_summary(records)
+        elif records:
+            _print_sounds(records)
+
+
+def _sounds(
+    job: Job, plan: Plan, pairs: Sequence[tuple[Item, Path]], bits: int, overwrite: bool
+) -> Iterator[dict[str, Any]]:
+    """Reconstruct sounds one after the other."""
+    from zoo.cli.sounds import Tally, send_through
+
+    tally = Tally()
+    for item, target in pairs:
+        if target.exists() and not overwrite:
+            job.skip()
+            continue
+        with job.guard(item):
+            yield send_through(plan, tally, item, target, bits)
+    job.notes += tally.lines(plan.tokenizer)
 
 
 def _counts(text: str | None, spec: TokenizerSpec) -> list[int | None]:
@@ -190,4 +233,20 @@ def _print_summary(records: Sequence[dict[str, Any]]) -> None:
         bits = (f"{row['bits']:,.0f}", f"{row['bits_per_pixel']:.3f}") if "bits" in row else ("", "")
         reached = ("reached" if row["reached"] else "missed",) if target else ()
         table.add_row(row["output"], f"{row['tokens']:,}", f"{row['psnr']:.2f}", *bits, *reached)
+    Console().print(table, highlight=False)
+
+
+def _print_sounds(records: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("sound", "seconds", "tokens", "tokens/s", "kbit/s", "SI-SDR dB", "spectrograms"):
+        table.add_column(column, justify="left" if column in ("sound", "spectrograms") else "right")
+    for row in records:
+        fidelity = "" if row["si_sdr"] is None else f"{row['si_sdr']:.2f}"
+        rate = (f"{row['tokens_per_second']:,.1f}", f"{row.get('kbit_per_second', math.nan):.3g}".replace("nan", ""))
+        table.add_row(
+            row["output"], f"{row['seconds']:,.2f}", f"{row['tokens']:,}", *rate, fidelity, row["spectrograms"]
+        )
     Console().print(table, highlight=False)

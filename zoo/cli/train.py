@@ -27,11 +27,10 @@ def train(
       zoo train onedpiece_s256 data.root=/data/imagenet/train trainer.devices=8
       zoo train titok_tiny data.root=photos quantizer=fsq run_dir=runs/titok_fsq
     """
-    from zoo.store.cards import list_recipes, unknown
+    from zoo.store.cards import check_trains
 
     with complain():
-        if recipe not in list_recipes():
-            raise unknown("recipe", recipe, list_recipes())
+        check_trains(recipe)
         if wrong := [item for item in overrides or [] if "=" not in item and not item.startswith("~")]:
             raise ValueError(f"overrides are key=value, got {', '.join(map(repr, wrong))}")
         from zoo.store.build import compose

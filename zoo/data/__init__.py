@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ImageData", "StepSampler"]
+__all__ = ["AudioData", "ImageData", "StepSampler"]
 
 if TYPE_CHECKING:
     from zoo.data.module import ImageData
+    from zoo.data.recordings import AudioData
     from zoo.data.sampler import StepSampler
 
-_HOMES = {"ImageData": "zoo.data.module", "StepSampler": "zoo.data.sampler"}
+_HOMES = {
+    "AudioData": "zoo.data.recordings",
+    "ImageData": "zoo.data.module",
+    "StepSampler": "zoo.data.sampler",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from zoo.data.augment import colour_jitter, random_crop, random_resized_crop, resize_shorter
 from zoo.data.captions import Captioned
-from zoo.data.sampler import mix
-from zoo.data.sources import Source
+from zoo.data.draws import Draws, ErrorLog, read_all
+from zoo.data.sources import Source, decode_image
 
-__all__ = ["Crops", "ErrorLog"]
-
-
-class ErrorLog:
-    """Counts unreadable items, and appends each once to a JSON-lines file when a path is given."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self._seen: set[str] = set()
-
-    def record(self, name: str, error: Exception) -> None:
-        """Note that `name` could not be read."""
-        if name in self._seen:
-            return
-        self._seen.add(name)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"item": name, "error": f"{type(error).__name__}: {error}"}) + "\n")
-
-    @property
-    def count(self) -> int:
-        """Different items that failed: in the file, which all workers write, else in this process."""
-        if self.path is None or not self.path.exists():
-            return len(self._seen)
-        with self.path.open() as file:
-            return len({json.loads(line)["item"] for line in file})
+__all__ = ["Crops"]
 
 
-class Crops(Dataset[Tensor | Captioned]):
+class Crops(Draws):
     """Random crops of the images of a source; what a draw gives depends on (seed, draw) alone.
 
     Args:
@@ -85,17 +55,11 @@ class Crops(Dataset[Tensor | Captioned]):
         errors: ErrorLog | None = None,
         captions: bool = False,
     ) -> None:
-        self.source, self.indices, self.size, self.seed = source, list(indices), size, seed
-        self.scales, self.resize, self.crop, self.area = tuple(scales), resize, crop, area
+        super().__init__(source, indices, seed, errors)
+        self.size, self.scales, self.resize, self.crop, self.area = size, tuple(scales), resize, crop, area
         self.min_std, self.flip, self.jitter, self.captions = min_std, flip, jitter, captions
-        self.errors = errors or ErrorLog()
         self._broken: set[int] = set()
-        self._cached: dict[int, list[Tensor]] | None = None
-        if cache:
-            self._fill()
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        self._cached = read_all(self.indices, self._copies) if cache else None
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         """The crop (3, size, size) uint8 of one `(index, draw)`."""
@@ -106,35 +70,27 @@ class Crops(Dataset[Tensor | Captioned]):
         indices, drawn = zip(*(self._draw(*key) for key in keys), strict=True)
         crops = torch.stack(drawn)
         if self.jitter > 0:
-            crops = colour_jitter(
-                crops, self.jitter, [np.random.default_rng(mix(self.seed, key[1], 1)) for key in keys]
-            )
+            crops = colour_jitter(crops, self.jitter, [self.rng(draw, 1) for _, draw in keys])
         return Captioned(crops, [self.source.caption(index) for index in indices]) if self.captions else crops
 
     def _draw(self, position: int, draw: int) -> tuple[int, Tensor]:
         """The index of the image that was used, and a crop of it."""
-        rng = np.random.default_rng(mix(self.seed, draw))
-        index, image = self._copy(position, rng)
+        rng = self.rng(draw)
+        index, image = self.first(position, lambda index, _: self._copy(index, rng))
         if self.crop == "resized":
             crop = random_resized_crop(image, self.size, rng, self.area, (3 / 4, 4 / 3))
         else:
             crop = random_crop(image, self.size, rng, self.min_std)
         return index, crop.flip(-1) if self.flip and rng.random() < 0.5 else crop
 
-    def _copy(self, position: int, rng: np.random.Generator) -> tuple[int, Tensor]:
-        """The first readable image from `position` on, and its index, at one of the scales that hold a crop."""
-        for offset in range(len(self.indices)):
-            index = self.indices[(position + offset) % len(self.indices)]
-            if self._cached is not None:
-                if index in self._cached:
-                    copies = self._cached[index]
-                    return index, copies[self._scale([min(copy.shape[1:]) for copy in copies], rng)]
-            elif index not in self._broken and (image := self._read(index)) is not None:
-                sides = [min(_scaled(image, scale)) for scale in self.scales]
-                return index, _shrink(image, self.scales[self._scale(sides, rng)])
-        raise ValueError(
-            f"none of the {len(self.indices)} images can be read; the first is {self.source.names[self.indices[0]]!r}"
-        )
+    def _copy(self, index: int, rng: np.random.Generator) -> Tensor | None:
+        """Image `index` at one of the scales that hold a crop; None where it cannot be read."""
+        if self._cached is not None:
+            copies = self._cached.get(index)
+            return None if copies is None else copies[self._scale([min(copy.shape[1:]) for copy in copies], rng)]
+        if index in self._broken or (image := self._read(index)) is None:
+            return None
+        return _shrink(image, self.scales[self._scale([min(_scaled(image, scale)) for scale in self.scales], rng)])
 
     def _scale(self, sides: Sequence[int], rng: np.random.Generator) -> int:
         """Position of a scale whose shorter side is large enough; 0 when none is."""
@@ -142,22 +98,15 @@ class Crops(Dataset[Tensor | Captioned]):
         return large[int(rng.integers(len(large)))]
 
     def _read(self, index: int) -> Tensor | None:
-        try:
-            image = self.source.read(index)
-        except Exception as error:  # decoders raise anything on broken files, from OSError to struct.error
+        image = self.attempt(index, lambda index: decode_image(self.source.read(index)))
+        if image is None:
             self._broken.add(index)
-            self.errors.record(self.source.names[index], error)
             return None
         return image if self.resize is None else resize_shorter(image, self.resize)
 
-    def _fill(self) -> None:
-        def copies(index: int) -> list[Tensor] | None:
-            image = self._read(index)
-            return None if image is None else [_shrink(image, scale) for scale in self.scales]
-
-        with ThreadPoolExecutor() as pool:
-            read = zip(self.indices, pool.map(copies, self.indices), strict=True)
-            self._cached = {index: scaled for index, scaled in read if scaled is not None}
+    def _copies(self, index: int) -> list[Tensor] | None:
+        image = self._read(index)
+        return None if image is None else [_shrink(image, scale) for scale in self.scales]
 
 
 def _scaled(image: Tensor, scale: float) -> tuple[int, int]:

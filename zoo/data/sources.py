@@ -1,111 +1,192 @@
-"""Where training images come from: folders, WebDataset shards, Hugging Face data sets on disk."""
+"""Where training items come from: folders, WebDataset shards, Hugging Face data sets on disk."""
 
 from __future__ import annotations
 
 import io
 import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from zoo.data.audio import AUDIO_SUFFIXES
 from zoo.data.images import from_pil
 
-__all__ = ["EXTENSIONS", "FolderSource", "HubSource", "ShardSource", "Source", "decode_image", "open_source"]
+__all__ = [
+    "IMAGES",
+    "SOUNDS",
+    "FolderSource",
+    "HubSource",
+    "Kind",
+    "ShardSource",
+    "Source",
+    "decode_image",
+    "open_source",
+]
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the items of a source are.
+
+    Attributes:
+        name: of several of them, in messages.
+        suffixes: of their files, in lower case.
+        feature: the class of `datasets` that marks a column of them.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    feature: str
 
 
-class Source(Protocol):
-    """Named images that can be read in any order and from any process."""
+IMAGES = Kind("images", (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm"), "Image")
+SOUNDS = Kind("sound files", AUDIO_SUFFIXES, "Audio")
 
-    @property
-    def names(self) -> Sequence[str]:
-        """What the images are called, in a fixed order."""
-        ...
 
-    def read(self, index: int) -> Tensor:
-        """Image `index` as (3, H, W) uint8; raises for a file that is no readable image."""
-        ...
+class Source(ABC):
+    """Named files that can be read in any order and from any process.
 
+    Attributes:
+        kind: what the files are.
+        names: what they are called, in a fixed order.
+    """
+
+    kind: Kind
+    names: Sequence[str]
+
+    @abstractmethod
+    def open(self, index: int) -> BinaryIO:
+        """File `index`, at its start; for the caller to close."""
+
+    @abstractmethod
     def caption(self, index: int) -> str:
-        """The text that belongs to image `index`, "" where there is none."""
-        ...
+        """The text that belongs to item `index`, "" where there is none."""
+
+    def read(self, index: int) -> bytes:
+        """The whole of file `index`."""
+        with self.open(index) as file:
+            return file.read()
 
 
-class FolderSource:
-    """Every image file below a folder, in the order of the relative names; `NAME.txt` beside an image is a caption."""
+class FolderSource(Source):
+    """Every file of a kind below a folder, in the order of the relative names; `NAME.txt` beside one is its caption."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        found = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    def __init__(self, root: Path, kind: Kind = IMAGES) -> None:
+        self.root, self.kind = root, kind
+        found = (path for path in root.rglob("*") if path.suffix.lower() in kind.suffixes and path.is_file())
         self.names = sorted(path.relative_to(root).as_posix() for path in found)
         if not self.names:
-            raise ValueError(f"{root} holds no images ({', '.join(EXTENSIONS)}); set data.root to a folder that does")
+            suffixes = ", ".join(kind.suffixes)
+            raise ValueError(f"{root} holds no {kind.name} ({suffixes}); set data.root to a folder that does")
 
-    def read(self, index: int) -> Tensor:
-        return decode_image((self.root / self.names[index]).read_bytes())
+    def open(self, index: int) -> BinaryIO:
+        return (self.root / self.names[index]).open("rb")
 
     def caption(self, index: int) -> str:
         path = (self.root / self.names[index]).with_suffix(".txt")
         return one_line(path.read_bytes()) if path.is_file() else ""
 
 
-class ShardSource:
-    """The images inside WebDataset shards (uncompressed tar files on disk); the member `KEY.txt` is a caption.
+class ShardSource(Source):
+    """The files of a kind inside WebDataset shards (uncompressed tar files on disk); the member `KEY.txt` is a caption.
 
-    The members' offsets are listed once when the source is opened; after that any image is one read, so order and
-    resumption are as exact as for a folder.
+    The members' offsets are listed once when the source is opened; after that any place in any of them can be read at
+    once, so order and resumption are as exact as for a folder.
     """
 
-    def __init__(self, shards: Sequence[Path]) -> None:
-        self.names: list[str] = []
+    names: list[str]
+
+    def __init__(self, shards: Sequence[Path], kind: Kind = IMAGES) -> None:
+        self.kind, self.names = kind, []
         self._places: list[tuple[Path, int, int]] = []
         self._texts: dict[str, tuple[Path, int, int]] = {}
         for shard in shards:
             try:
                 with tarfile.open(shard, "r:") as archive:
                     for member in archive:
-                        kind, place = Path(member.name).suffix.lower(), (shard, member.offset_data, member.size)
-                        if member.isfile() and kind in EXTENSIONS:
+                        suffix, place = Path(member.name).suffix.lower(), (shard, member.offset_data, member.size)
+                        if member.isfile() and suffix in kind.suffixes:
                             self.names.append(f"{shard.name}/{member.name}")
                             self._places.append(place)
-                        elif member.isfile() and kind == ".txt":
+                        elif member.isfile() and suffix == ".txt":
                             self._texts[stem(f"{shard.name}/{member.name}")] = place
             except tarfile.TarError as error:
                 raise ValueError(f"{shard} is not an uncompressed tar file ({error}); unpack .tar.gz first") from error
         if not self.names:
-            raise ValueError(f"the shards {[str(path) for path in shards]} hold no images ({', '.join(EXTENSIONS)})")
+            suffixes = ", ".join(kind.suffixes)
+            raise ValueError(f"the shards {[str(path) for path in shards]} hold no {kind.name} ({suffixes})")
         self._open: dict[Path, int] = {}
         self._process = os.getpid()
 
-    def read(self, index: int) -> Tensor:
-        return decode_image(self._bytes(*self._places[index]))
+    def open(self, index: int) -> BinaryIO:
+        return self._member(*self._places[index])
 
     def caption(self, index: int) -> str:
         place = self._texts.get(stem(self.names[index]))
-        return "" if place is None else one_line(self._bytes(*place))
+        if place is None:
+            return ""
+        with self._member(*place) as file:
+            return one_line(file.read())
 
-    def _bytes(self, shard: Path, offset: int, size: int) -> bytes:
+    def _member(self, shard: Path, offset: int, size: int) -> BinaryIO:
         if self._process != os.getpid():
             self._open, self._process = {}, os.getpid()
         if shard not in self._open:
             self._open[shard] = os.open(shard, os.O_RDONLY)
-        return os.pread(self._open[shard], size, offset)
+        return cast(BinaryIO, io.BufferedReader(Window(self._open[shard], offset, size)))
 
 
-class HubSource:
-    """A Hugging Face data set saved on disk with `save_to_disk`.
+class Window(io.RawIOBase):
+    """A stretch of an open file as a file of its own, which leaves the position of the other alone.
 
-    Reads its first image column; a text column named `caption` or `text`, or else the only one, holds captions.
+    Args:
+        descriptor: of the open file.
+        offset: first byte.
+        size: bytes.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self.descriptor, self.offset, self.size = descriptor, offset, size
+        self.place = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a byte."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        self.place = max(0, base + offset)
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the place on, up to the end of the stretch."""
+        wanted = max(0, min(len(buffer), self.size - self.place))
+        found = os.pread(self.descriptor, wanted, self.offset + self.place)
+        buffer[: len(found)] = found
+        self.place += len(found)
+        return len(found)
+
+
+class HubSource(Source):
+    """A Hugging Face data set saved on disk with `save_to_disk`.
+
+    Reads its first column of the kind; a text column named `caption` or `text`, or else the only one, holds captions.
+    """
+
+    def __init__(self, root: Path, split: str, kind: Kind = IMAGES) -> None:
         try:
             import datasets
         except ImportError as error:
@@ -115,21 +196,23 @@ class HubSource:
             if split not in data:
                 raise ValueError(f"{root} has the splits {sorted(data)}, not {split!r}; set data.split")
             data = data[split]
-        columns = [name for name, kind in data.features.items() if isinstance(kind, datasets.Image)]
+        feature = getattr(datasets, kind.feature)
+        columns = [name for name, column in data.features.items() if isinstance(column, feature)]
         if not columns:
-            raise ValueError(f"{root} has no image column, only {sorted(data.features)}; cast one to datasets.Image")
+            found = sorted(data.features)
+            raise ValueError(f"{root} has no column of {kind.name}, only {found}; cast one to datasets.{kind.feature}")
         strings = ("string", "large_string")
-        texts = [name for name, kind in data.features.items() if getattr(kind, "dtype", None) in strings]
+        texts = [name for name, column in data.features.items() if getattr(column, "dtype", None) in strings]
         named = [name for name in ("caption", "text") if name in texts]
         self._text = named[0] if named else texts[0] if len(texts) == 1 else None
-        self._rows: Any = data.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
+        self._rows: Any = data.select_columns(columns[:1]).cast_column(columns[0], feature(decode=False))
         self._captions: Any = None if self._text is None else data.select_columns([self._text])
-        self._column = columns[0]
+        self._column, self.kind = columns[0], kind
         self.names = [f"{root.name}/{split}/{index}" for index in range(len(data))]
 
-    def read(self, index: int) -> Tensor:
+    def open(self, index: int) -> BinaryIO:
         cell = self._rows[index][self._column]
-        return decode_image(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
+        return Path(cell["path"]).open("rb") if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def caption(self, index: int) -> str:
         if self._captions is None:
@@ -137,31 +220,34 @@ class HubSource:
         return one_line((self._captions[index][self._text] or "").encode())
 
 
-def open_source(root: str | Path, split: str = "train") -> Source:
+def open_source(root: str | Path, split: str = "train", kind: Kind = IMAGES) -> Source:
     """Recognise what lies at `root` and open it.
 
     Args:
-        root: a folder of images; a `.tar` shard, a folder of shards, or a pattern such as `shards/train-*.tar`; or a
-            folder written by `datasets.save_to_disk`.
+        root: a folder of files of the kind; a `.tar` shard, a folder of shards, or a pattern such as
+            `shards/train-*.tar`; or a folder written by `datasets.save_to_disk`.
         split: which part of a Hugging Face `DatasetDict`.
+        kind: what to look for.
 
     Raises:
         ValueError: nothing readable is there.
     """
     path = Path(root).expanduser()
     if path.is_file() and path.suffix == ".tar":
-        return ShardSource([path])
+        return ShardSource([path], kind)
     if any(sign in path.name for sign in "*?["):
         shards = sorted(path.parent.glob(path.name))
         if not shards:
             raise ValueError(f"no file matches data.root={root}")
-        return ShardSource(shards)
+        return ShardSource(shards, kind)
     if not path.is_dir():
-        raise ValueError(f"data.root={root} does not exist; give a folder of images, tar shards or a saved data set")
+        raise ValueError(
+            f"data.root={root} does not exist; give a folder of {kind.name}, tar shards or a saved data set"
+        )
     if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        return HubSource(path, split)
+        return HubSource(path, split, kind)
     shards = sorted(path.glob("*.tar"))
-    return ShardSource(shards) if shards else FolderSource(path)
+    return ShardSource(shards, kind) if shards else FolderSource(path, kind)
 
 
 def stem(name: str) -> str:

@@ -1,5 +1,6 @@
 """Numbers that say how good a reconstruction is and how codes are used; torchmetrics is imported when one is needed."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zoo.metrics.codecs import Compressed, Format, compress, compress_at, thumbnail
@@ -7,12 +8,18 @@ from zoo.metrics.codes import codebook_perplexity, codebook_usage
 from zoo.metrics.images import bits_per_pixel, lpips, psnr, ssim
 
 if TYPE_CHECKING:
+    from zoo.metrics.audio import DNSMOS, PESQ, SISDR, STOI, LogMelDistance
     from zoo.metrics.usage import CodeStatistics
 
 __all__ = [
     "CodeStatistics",
     "Compressed",
+    "DNSMOS",
     "Format",
+    "LogMelDistance",
+    "PESQ",
+    "SISDR",
+    "STOI",
     "bits_per_pixel",
     "codebook_perplexity",
     "codebook_usage",
@@ -24,10 +31,14 @@ __all__ = [
     "thumbnail",
 ]
 
+# torchmetrics classes, imported when one is asked for
+LAZY = {
+    "CodeStatistics": "zoo.metrics.usage",
+    **dict.fromkeys(("DNSMOS", "LogMelDistance", "PESQ", "SISDR", "STOI"), "zoo.metrics.audio"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "CodeStatistics":
-        from zoo.metrics.usage import CodeStatistics
-
-        return CodeStatistics
+    if module := LAZY.get(name):
+        return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,20 @@
 """Objectives: what a training minimises, as named terms; and the critics some of them train against."""
 
 from zoo.objectives.alignment import Alignment
+from zoo.objectives.audio import (
+    Adversary,
+    AudioObjective,
+    Balancer,
+    MelLoss,
+    MultiBandCritic,
+    MultiPeriodCritic,
+    MultiResolutionCritic,
+    MultiScaleCritic,
+    MultiScaleSTFTCritic,
+    SISDRLoss,
+    STFTLoss,
+    WaveformLoss,
+)
 from zoo.objectives.discriminators import PatchCritic
 from zoo.objectives.flow import FlowObjective
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
@@ -9,7 +23,10 @@ from zoo.objectives.perceptual import LPIPS, FeaturePerceptual, LogitPerceptual,
 from zoo.objectives.proxy import ProxyObjective
 
 __all__ = [
+    "Adversary",
     "Alignment",
+    "AudioObjective",
+    "Balancer",
     "LPIPS",
     "FeaturePerceptual",
     "FlowObjective",
@@ -17,8 +34,17 @@ __all__ = [
     "LeCAM",
     "LogitPerceptual",
     "MeanPerceptual",
+    "MelLoss",
+    "MultiBandCritic",
+    "MultiPeriodCritic",
+    "MultiResolutionCritic",
+    "MultiScaleCritic",
+    "MultiScaleSTFTCritic",
     "PatchCritic",
     "ProxyObjective",
+    "SISDRLoss",
+    "STFTLoss",
+    "WaveformLoss",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
 ]

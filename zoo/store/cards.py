@@ -13,13 +13,26 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-__all__ = ["Card", "Metric", "Weights", "card", "cards", "list_models", "list_recipes", "safe_name", "unknown"]
+__all__ = [
+    "Card",
+    "KnownAnswer",
+    "Metric",
+    "Weights",
+    "card",
+    "cards",
+    "check_trains",
+    "list_models",
+    "list_recipes",
+    "safe_name",
+    "unknown",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "checkpoints"
 RECIPES = ROOT / "recipes"
 
 Layout = Literal["reference", "zoo"]
+INPUTS = {"sine": ("frequency", "amplitude", "seconds"), "sample": ("file",), "file": ("file", "of")}
 MODALITIES = ("image", "audio", "shape")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -78,6 +91,27 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """What a model's encoder makes of one input; `zoo verify` compares.
+
+    Attributes:
+        input: what goes in: `{kind: sine, frequency: Hz, amplitude, seconds}` at the model's sample rate,
+            `{kind: sample, file: a file of checkpoints/samples}`, or `{kind: file, file: name, of: where it is
+            published}` for a file that the user fetches; of pictures what they are fitted to, `size: [h, w]`.
+        tokens: the first codes, position by position and codebook by codebook within a position.
+        source: who states them.
+        count: positions of the whole code; None when only the first codes are known.
+        tolerance: codes among `tokens` that may differ, for ties that other machines break otherwise.
+    """
+
+    input: dict[str, Any]
+    tokens: tuple[int, ...]
+    source: str
+    count: int | None = None
+    tolerance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """What is known about one published set of weights.
 
@@ -88,7 +122,7 @@ class Card:
         recipe: recipe whose tokenizer node rebuilds the model, for the layout "zoo".
         params: number of parameters.
         training: free-form record of how an embedded model was trained (data, command, seed, hardware, time).
-        known_tokens: an input and its codes as the publisher states them, `{input, tokens, source}`.
+        known_answers: inputs and their codes, for `zoo verify`.
     """
 
     name: str
@@ -102,7 +136,7 @@ class Card:
     params: int | None = None
     metrics: tuple[Metric, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
-    known_tokens: dict[str, Any] = field(default_factory=dict)
+    known_answers: tuple[KnownAnswer, ...] = ()
     notes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,9 +201,26 @@ def list_models(pattern: str = "*", *, modality: str | None = None, embedded: bo
     ]
 
 
-def list_recipes(pattern: str = "*") -> list[str]:
-    """Names that `zoo.build` and `zoo train` take."""
-    return [name for name in _stems(RECIPES) if fnmatchcase(name, pattern)]
+def list_recipes(pattern: str = "*", *, trains: bool | None = None) -> list[str]:
+    """Names that `zoo.build` takes, and but for those of models that only encode, `zoo train`.
+
+    Args:
+        pattern: shell pattern, for example `titok_*`.
+        trains: True for recipes of a training, False for those of a model alone, None for all.
+    """
+    found = [name for name in _stems(RECIPES) if fnmatchcase(name, pattern)]
+    return found if trains is None else [name for name in found if _trains(RECIPES / f"{name}.yaml") == trains]
+
+
+def check_trains(recipe: str) -> None:
+    """Raise KeyError unless there is a recipe of this name, ValueError if it describes a model without a training."""
+    if recipe not in list_recipes():
+        raise unknown("recipe", recipe, list_recipes())
+    if not _trains(RECIPES / f"{recipe}.yaml"):
+        raise ValueError(
+            f"recipe {recipe!r} describes a model and no training, for the model only encodes; "
+            f"build it with zoo.build({recipe!r}), or load weights into it by a card's name"
+        )
 
 
 def safe_name(name: object, what: str = "file name") -> str:
@@ -191,6 +242,12 @@ def _stems(folder: Path) -> list[str]:
 
 
 @lru_cache(maxsize=512)
+def _trains(path: Path) -> bool:
+    """Whether a recipe stands on others, in the end on base/train."""
+    return re.search(r"^defaults:", path.read_text("utf-8"), re.MULTILINE) is not None
+
+
+@lru_cache(maxsize=512)
 def _read(path: Path) -> Card:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -205,11 +262,32 @@ def _read(path: Path) -> Card:
 
 def _card(name: str, data: object) -> Card:
     values = _fields(data, Card, "a card", derived={"name"})
-    weights = Weights(**_fields(values["weights"], Weights, "weights"))
+    weights = Weights(**_fields(values.pop("weights"), Weights, "weights"))
     metrics = tuple(Metric(**_fields(item, Metric, "a metric")) for item in values.pop("metrics", None) or ())
-    result = Card(**{**values, "name": name, "weights": weights, "metrics": metrics})
+    answers = tuple(_answer(item) for item in values.pop("known_answers", None) or ())
+    parts: dict[str, Any] = {"name": name, "weights": weights, "metrics": metrics, "known_answers": answers}
+    result = Card(**values, **parts)
     _check(result)
     return result
+
+
+def _answer(data: object) -> KnownAnswer:
+    values = _fields(data, KnownAnswer, "a known answer")
+    given = values["input"]
+    if not isinstance(given, Mapping) or given.get("kind") not in INPUTS:
+        raise ValueError(f"the input of a known answer has a kind, one of {', '.join(INPUTS)}, got {given!r}")
+    needed = INPUTS[given["kind"]]
+    if not set(needed) <= set(given) <= {"kind", "size", *needed}:
+        raise ValueError(f"an input of kind {given['kind']} has {', '.join(needed)}, got {', '.join(map(str, given))}")
+    if "file" in given:
+        safe_name(given["file"], "input.file")
+    tokens = tuple(values["tokens"])
+    if not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+        raise ValueError("the tokens of a known answer are whole numbers, at least one")
+    answer = KnownAnswer(**{**values, "input": dict(given), "tokens": tokens})
+    if not 0 <= answer.tolerance < len(tokens):
+        raise ValueError(f"tolerance lies below the number of tokens, got {answer.tolerance} for {len(tokens)}")
+    return answer
 
 
 def _fields(data: object, kind: type, what: str, derived: Iterable[str] = ()) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 __all__ = ["check_digest", "load_strict", "read_state", "unwrap"]
 
 MAX_HEADER = 100_000_000
-PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th", ".dev")
 NESTS = ("state_dict", "model", "model_state_dict", "module")
 PREFIXES = ("module.", "_orig_mod.")
 BYTES = {
@@ -30,7 +30,7 @@ def read_state(path: str | Path, *, sha256: str | None = None) -> dict[str, Tens
     """A state dict on the CPU, read without running code.
 
     Args:
-        path: `.safetensors`, or `.pt`, `.pth`, `.ckpt`, `.bin` through `torch.load(weights_only=True)`.
+        path: `.safetensors`, or `.pt`, `.pth`, `.ckpt`, `.bin`, `.th`, `.dev` through `torch.load(weights_only=True)`.
         sha256: digest that the file must have.
 
     Returns:

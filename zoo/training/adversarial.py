@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.data.captions import Captioned
+from zoo.data.sampler import mix
 from zoo.tokenizer import Tokenizer
 from zoo.training.module import Settings, TokenizerTraining, reconstruct, settings_of
 from zoo.training.optim import build_optimizer, decayed_names
@@ -25,7 +27,8 @@ class AdversarialTraining(TokenizerTraining):
     Args:
         tokenizer: what is trained.
         objective: as in `TokenizerTraining`, with `critic`, `adversarial_start` and `criticise(x, output)`; its
-            forward also takes the decoder's last weight.
+            forward also takes the decoder's last weight. It may have `critic_optimizer`, settings of the critic's AdamW
+            and its `gradient_clip` where they differ, and `critic_rate`, the share of steps in which the critic learns.
         settings: optimisation.
     """
 
@@ -33,6 +36,9 @@ class AdversarialTraining(TokenizerTraining):
         super().__init__(tokenizer, objective, settings)
         self.automatic_optimization = False
         self.start: int = objective.adversarial_start  # type: ignore[assignment]
+        self.critic_rate = float(getattr(objective, "critic_rate", 1.0))
+        self._own: dict[str, Any] = dict(getattr(objective, "critic_optimizer", {}))
+        self.critic_clip: float = self._own.pop("gradient_clip", settings.gradient_clip)
         weights = [p for p in tokenizer.decoder.parameters() if p.requires_grad and p.ndim >= 2]
         self._anchor = (weights[-1],) if weights else (None,)
 
@@ -47,7 +53,7 @@ class AdversarialTraining(TokenizerTraining):
         critic_lr = options.pop("critic_lr", None) or options["lr"]
         generator = build_optimizer(self.learned(), self._decayed, **options)
         critic = build_optimizer(
-            self.critic.named_parameters(), decayed_names(self.critic), **{**options, "lr": critic_lr}
+            self.critic.named_parameters(), decayed_names(self.critic), **{**options, "lr": critic_lr, **self._own}
         )
         self._fresh = [settings_of(generator), settings_of(critic)]
         return [generator, critic], [self.scheduler(generator), self.scheduler(critic, self.start)]
@@ -62,7 +68,8 @@ class AdversarialTraining(TokenizerTraining):
         terms = self.objective(x, reconstruction, step, self._anchor[0])
         self.manual_backward(terms["loss"] / self.accumulate)
         self.critic.requires_grad_(True)
-        if step >= self.start:
+        learns = self.critic_learns(step)
+        if learns:
             judged = self.objective.criticise(x, reconstruction.output)  # type: ignore[operator]
             self.manual_backward(judged["loss"] / self.accumulate)
             terms = {**terms, **{name: value for name, value in judged.items() if name != "loss"}}
@@ -71,7 +78,7 @@ class AdversarialTraining(TokenizerTraining):
         if (batch_idx + 1) % self.accumulate:
             return
         schedules: Any = self.lr_schedulers()
-        if step >= self.start:
+        if learns:
             self._step_critic(critic.optimizer)
             schedules[1].step()
         # Stepped last, because Lightning updates the fp16 loss scale with it.
@@ -80,13 +87,17 @@ class AdversarialTraining(TokenizerTraining):
         schedules[0].step()
         self.update_average()
 
+    def critic_learns(self, step: int) -> bool:
+        """Whether the critic learns in a step: the same on every rank, and when the step is repeated."""
+        return step >= self.start and Random(mix(self.settings.seed, step)).random() < self.critic_rate
+
     def _step_critic(self, optimizer: Optimizer) -> None:
         """Step the bare optimizer: a step of Lightning's wrapper would count as a `global_step`."""
         scaler: torch.amp.GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer)
-        if self.settings.gradient_clip > 0:
-            self.log("train/critic_grad_norm", self.clip(optimizer))
+        if self.critic_clip > 0:
+            self.log("train/critic_grad_norm", self.clip(optimizer, self.critic_clip))
         if scaler is not None:
             scaler.step(optimizer)
         else:

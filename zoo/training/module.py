@@ -21,6 +21,7 @@ from zoo.data.sampler import mix
 from zoo.families.text import TextConditioned
 from zoo.metrics import CodeStatistics
 from zoo.tokenizer import Reconstruction, Tokenizer
+from zoo.training.fidelity import fidelity
 from zoo.training.optim import build_optimizer, decays, schedule
 
 __all__ = ["Settings", "TokenizerTraining"]
@@ -87,6 +88,7 @@ class TokenizerTraining(LightningModule):
         sizes = tokenizer.spec.codebook_sizes
         self._codes = {part: CodeStatistics(sizes) for part in ("train", "val") if sizes}
         self.statistics = nn.ModuleList(self._codes.values())  # moves to the device with the rest
+        self.fidelity = fidelity(tokenizer.spec)
         if settings.compile:
             tokenizer.compile()
         self.train()
@@ -170,15 +172,20 @@ class TokenizerTraining(LightningModule):
         if self.settings.gradient_clip > 0:
             self.log("train/grad_norm", self.clip(optimizer))
 
-    def clip(self, optimizer: Optimizer) -> Tensor:
-        """Limit the global gradient norm of an optimizer's parameters; returns the norm before."""
+    def clip(self, optimizer: Optimizer, limit: float | None = None) -> Tensor:
+        """Limit the global gradient norm of an optimizer's parameters, to the recipe's limit if none is given.
+
+        Returns:
+            The norm before.
+        """
+        limit = self.settings.gradient_clip if limit is None else limit
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not self._sharded:
-            return nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
+            return nn.utils.clip_grad_norm_(parameters, limit)
         norms = [nn.utils.get_total_norm([parameter.grad]) for parameter in parameters]
         total = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()
         for parameter in parameters:
-            parameter.grad.mul_(min(1.0, self.settings.gradient_clip / (float(total) + 1e-6)))
+            parameter.grad.mul_(min(1.0, limit / (float(total) + 1e-6)))
         return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -199,12 +206,11 @@ class TokenizerTraining(LightningModule):
             held.copy_(current)
 
     def validation_step(self, batch: Tensor | Captioned, batch_idx: int) -> dict[str, Tensor]:
-        """Objective and PSNR of the averaged weights; the reconstructions under "output"."""
+        """Objective and fidelity of the averaged weights; the reconstructions under "output"."""
         x, reconstruction = reconstruct(self.best, batch)
-        terms = dict(self.objective(x, reconstruction, self.global_step))
-        error = (reconstruction.output.float().clamp(-1, 1) - x).square().flatten(1).mean(1) / 4
-        terms["psnr"] = -10 * error.clamp_min(1e-10).log10().mean()
-        self.report("val", terms, reconstruction, len(x))
+        self.report("val", self.objective(x, reconstruction, self.global_step), reconstruction, len(x))
+        measured = {f"val/{name}": value for name, value in self.fidelity(reconstruction.output, x).items()}
+        self.log_dict(measured, batch_size=len(x), sync_dist=True)
         return {"output": reconstruction.output}
 
     def report(self, part: str, terms: dict[str, Tensor], reconstruction: Reconstruction, size: int) -> None:

@@ -1,20 +1,16 @@
-"""What a run shows: a progress bar or lines, reconstruction grids, codebook usage."""
+"""What a run says about itself: a progress bar or lines."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
-__all__ = ["Bar", "Lines", "Pictures", "progress"]
+__all__ = ["Bar", "Lines", "progress"]
 
 
 def progress(every: int, max_steps: int) -> Callback:
@@ -23,7 +19,7 @@ def progress(every: int, max_steps: int) -> Callback:
 
 
 class Bar(Callback):
-    """A rich progress bar over the steps, with time left, rate, loss and validation PSNR.
+    """A rich progress bar over the steps, with time left, rate, loss, and what validation says of the fidelity.
 
     Args:
         max_steps: where the bar ends.
@@ -56,7 +52,8 @@ class Bar(Callback):
             return
         self._bar.update(self._task, completed=trainer.global_step)
         if self._clock.seconds >= 1:
-            shown = {"loss": "train/loss", "psnr": "val/psnr"}
+            headline = pl_module.fidelity.headline
+            shown = {"loss": "train/loss", headline: f"val/{headline}"}
             values = {
                 name: trainer.callback_metrics[key] for name, key in shown.items() if key in trainer.callback_metrics
             }
@@ -113,18 +110,18 @@ class Lines(Callback):
 
 
 class Rate:
-    """Images per second since the last reset."""
+    """Items per second since the last reset."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Start again."""
-        self._images, self._start = 0, time.monotonic()
+        self._items, self._start = 0, time.monotonic()
 
-    def add(self, images: int) -> None:
-        """Count images."""
-        self._images += images
+    def add(self, items: int) -> None:
+        """Count items."""
+        self._items += items
 
     @property
     def seconds(self) -> float:
@@ -133,58 +130,8 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """Images per second."""
-        return self._images / max(self.seconds, 1e-9)
-
-
-class Pictures(Callback):
-    """After each validation: originals above reconstructions, to `samples/` and to the loggers; codebook usage.
-
-    Args:
-        folder: where PNG grids go.
-        count: images in a grid; 0 for none.
-        every: steps between two reports of the codebook usage in training.
-    """
-
-    def __init__(self, folder: Path, count: int, every: int) -> None:
-        self.folder, self.count, self.every = folder, count, every
-        self._pairs: tuple[Tensor, Tensor] | None = None
-        self._step = 0
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Log the codebook usage of the steps since the last report."""
-        if trainer.global_step != self._step and trainer.global_step % self.every == 0:
-            self._step = trainer.global_step
-            pl_module.log_dict(pl_module.usage("train"))
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Tensor,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first images for the grid."""
-        if batch_idx == 0 and self.count and trainer.is_global_zero:
-            self._pairs = batch[: self.count], outputs["output"][: self.count].float()
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log usage; write and log the grid."""
-        pl_module.log_dict(pl_module.usage("val"), sync_dist=True)
-        if self._pairs is None:
-            return
-        originals, outputs = self._pairs
-        self._pairs = None
-        grid = make_grid(torch.cat([originals, outputs]).cpu().nan_to_num().clamp(-1, 1) / 2 + 0.5, nrow=len(originals))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, self.folder / f"step-{trainer.global_step:09d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("val/reconstruction", grid, trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("val/reconstruction", [grid], step=trainer.global_step)
+        """Items per second."""
+        return self._items / max(self.seconds, 1e-9)
 
 
 def _line(trainer: Trainer, prefix: str) -> str:

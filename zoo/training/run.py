@@ -17,11 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from zoo.store.build import build, compose, instantiate
+from zoo.store.cards import check_trains
 from zoo.tokenizer import Tokenizer
 from zoo.training.adversarial import AdversarialTraining
 from zoo.training.export import export_checkpoint
 from zoo.training.module import Settings, TokenizerTraining
-from zoo.training.report import Pictures, progress
+from zoo.training.report import progress
+from zoo.training.samples import samples
 from zoo.training.snapshots import Snapshots, last_checkpoint
 
 __all__ = ["resolve", "train"]
@@ -83,7 +85,7 @@ def train(recipe: str, overrides: Sequence[str] = (), *, callbacks: Sequence[Cal
             raise ValueError(f"nothing was trained: trainer.max_steps={options['max_steps']}")
         export_checkpoint(last, target)
         if data.errors.count:
-            print(f"{data.errors.count} unreadable images were skipped; see {folder / 'errors.jsonl'}")
+            print(f"{data.errors.count} unreadable files were skipped; see {folder / 'errors.jsonl'}")
     if snapshots.received is not None:
         raise SystemExit(128 + snapshots.received)
     return target
@@ -94,8 +96,9 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises:
         KeyError: no such recipe.
-        ValueError: an override, a missing value (`???`), or text where a number belongs.
+        ValueError: a recipe without a training, an override, a missing value (`???`), or text where a number belongs.
     """
+    check_trains(recipe)
     node = compose(recipe, [*overrides, f"+name={recipe}"])
     try:
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -171,7 +174,7 @@ def build_trainer(
         log_every_n_steps=options["log_every"],
         logger=_loggers(config, folder),
         callbacks=[
-            Pictures(folder / "samples", config["logging"]["images"], options["log_every"]),
+            samples(module.tokenizer.spec, folder / "samples", config["logging"]["images"], options["log_every"]),
             progress(options["log_every"], options["max_steps"]),
             *callbacks,
         ],
