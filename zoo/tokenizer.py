@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,10 @@ class Tokenizer(nn.Module):
         config: the resolved recipe node that built this object, so that it can be saved and rebuilt;
             empty for an object put together by hand.
         exposed: names of inner features that `forward` puts into `Reconstruction.extras`; see `expose`.
+        iterative: whether `decode` works in steps, and so takes `steps`, `guidance` and `noise`.
     """
+
+    iterative: ClassVar[bool] = False
 
     spec: TokenizerSpec
     config: dict[str, Any]

@@ -27,6 +27,7 @@ from zoo.cli.options import (
     precision,
     told,
 )
+from zoo.cli.sampling import Guidance, Sampling, Seed, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,9 @@ def detokenize(
     text: Annotated[
         str | None, typer.Option("--text", help="Caption of the pictures; by default the one in the token file.")
     ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
@@ -131,7 +135,7 @@ def detokenize(
                 job.skip()
                 continue
             with job.guard(item):
-                _restore(item, target, model, text, named, device, dtype)
+                _restore(item, target, model, text, named, device, dtype, Sampling(steps, guidance, seed))
 
 
 def _restore(
@@ -142,6 +146,7 @@ def _restore(
     opened: dict[str, Tokenizer],
     device: str,
     dtype: DtypeName,
+    sampling: Sampling,
 ) -> None:
     """Decode one token file; a file with several items gives several pictures, numbered."""
     import torch
@@ -158,10 +163,12 @@ def _restore(
     if name not in opened:
         opened[name] = open_tokenizer(name, device, modality="image")
     tokenizer = opened[name]
+    sampling.check(tokenizer)
     fit, beside = _fit(facts), told(tokenizer, facts.get("text") if text is None else text)
     for number in range(len(tokens)):
+        code = tokens[number].to(tokenizer.device)
         with torch.inference_mode(), precision(tokenizer, dtype):
-            image = tokenizer.decode(tokens[number].to(tokenizer.device), **beside)[0].float().cpu()
+            image = tokenizer.decode(code, **sampling.options(tokenizer), **beside)[0].float().cpu()
         path = target if len(tokens) == 1 else target.with_stem(f"{target.stem}-{number:04d}")
         write_image(path, image if fit is None else fit.unfit(image))
 

@@ -28,6 +28,7 @@ from zoo.cli.options import (
     token_counts,
     told,
 )
+from zoo.cli.sampling import Guidance, Sampling, Seed, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,9 @@ def reconstruct(
         ),
     ] = None,
     text: Text = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs in a folder.")] = "png",
@@ -72,11 +76,12 @@ def reconstruct(
       zoo reconstruct photo.jpg -m fsq_f8_tiny -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --tokens 8,32,128 -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --target psnr=20 -o demo/
+      zoo reconstruct photo.jpg -m flextok_tiny_128 --steps 4 --guidance 1.5 -o demo/
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
     """
     import torch
 
-    from zoo.cli.goal import noise, read_goal
+    from zoo.cli.goal import read_goal
     from zoo.cli.jobs import Job, load_samples, run_batches
     from zoo.data.images import IMAGE_SUFFIXES, WRITABLE, write_image
     from zoo.data.sheet import side_by_side
@@ -95,16 +100,20 @@ def reconstruct(
         if text is not None and target is not None:
             raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
+        sampling = Sampling(steps, guidance, seed)
+        sampling.check(tokenizer)
     records: list[dict[str, Any]] = []
     with Job("reconstruct", len(items), errors_beside(output, list(WRITABLE))) as job:
 
         def work(batch: Tensor, samples: Sequence[Sample]) -> None:
             with torch.inference_mode(), precision(tokenizer, dtype):
                 code = tokenizer.encode(batch.to(tokenizer.device), **beside)
-                found = None if goal is None else goal.cut(tokenizer, code, samples)
+                found = None if goal is None else goal.cut(tokenizer, code, samples, sampling)
                 codes = [code if count is None else code.keep(count) for count in counts]
                 codes = codes if found is None else [found.tokens]
-                outputs = [tokenizer.decode(part, generator=noise(tokenizer), **beside).float().cpu() for part in codes]
+                outputs = [
+                    tokenizer.decode(part, **sampling.options(tokenizer), **beside).float().cpu() for part in codes
+                ]
             bits = [None if tokenizer.spec.continuous else part.bits() for part in codes]
             for number, sample in enumerate(samples):
                 with job.guard(sample.item):

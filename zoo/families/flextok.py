@@ -60,6 +60,7 @@ class FlexTok(Tokenizer):
         ValueError: parts that do not fit each other, or a value outside its range.
     """
 
+    iterative = True
     encoder: FlexTokEncoder
     quantizer: Quantizer
     decoder: FlexTokDecoder
