@@ -81,9 +81,10 @@ def test_every_parameter_learns(name: str) -> None:
     torch.manual_seed(0)
     tokenizer = zoo.build(name).train()
     learning = {key for key, parameter in tokenizer.named_parameters() if parameter.requires_grad}
-    for attempt in range(4):  # tail drop leaves parameters of late tokens out of some draws; zero starts hide others
+    missed, x = learning, items(tokenizer)
+    for attempt in range(16):  # dropout leaves tokens or conditions out of some draws; zero starts hide others
         torch.manual_seed(attempt)
-        result = tokenizer(items(tokenizer))
+        result = tokenizer(x)
         loss = (result.output**2).mean() + result.quantized.loss
         for logits in result.extras.values():
             loss = loss + logits.float().square().mean()
@@ -92,7 +93,9 @@ def test_every_parameter_learns(name: str) -> None:
             for parameter in tokenizer.parameters():
                 if parameter.grad is not None:
                     parameter.add_(torch.randn_like(parameter) * 1e-3)
-    missed = {key for key in learning if (grad := tokenizer.get_parameter(key).grad) is None or not grad.any()}
+        missed = {key for key in missed if (grad := tokenizer.get_parameter(key).grad) is None or not grad.any()}
+        if not missed:
+            break
     assert not missed
 
 

@@ -218,6 +218,15 @@ class Tokenizer(nn.Module):
             raise ValueError(f"one batch decodes to one size, got {sorted(sizes)}; decode these items one at a time")
         return sizes.pop()
 
+    def check_widths(self) -> None:
+        """Raise ValueError unless the encoder's width is the quantizer's, and the quantizer's is the decoder's."""
+        encoder, quantizer, decoder = self.encoder, self.quantizer, self.decoder
+        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
+            raise ValueError(
+                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
+                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
+            )
+
     def check_input(self, x: Tensor, *, finite: bool = False) -> None:
         """Raise ValueError unless x fits `spec`, and holds neither NaN nor infinity where that is asked for."""
         name, want = type(self).__name__, self.spec.input_shape

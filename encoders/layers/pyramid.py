@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["check_levels", "gather_levels", "spread_levels"]
+__all__ = ["check_levels", "gather_levels", "levels_within", "spread_levels"]
 
 
 def check_levels(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
@@ -24,6 +24,20 @@ def check_levels(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]
         if h < 1 or w < 1 or height % h or width % w:
             raise ValueError(f"every level must divide the finest one, {grids[-1]}; {(h, w)} does not")
     return grids
+
+
+def levels_within(
+    levels: Sequence[Sequence[int]], grid: tuple[int, int], num_tokens: int
+) -> tuple[tuple[int, int], ...]:
+    """Levels as (h, w) pairs over a grid of patches.
+
+    Raises:
+        ValueError: a level does not divide the grid, or they have another number of tokens.
+    """
+    *grids, _ = check_levels([*levels, grid])
+    if (count := sum(h * w for h, w in grids)) != num_tokens:
+        raise ValueError(f"levels {grids} have {count} tokens, not num_tokens={num_tokens}")
+    return tuple(grids)
 
 
 def gather_levels(features: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:

@@ -7,9 +7,11 @@ from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_
 from zoo.objectives.image import ImageObjective
 from zoo.objectives.perceptual import LPIPS, FeaturePerceptual, LogitPerceptual, MeanPerceptual
 from zoo.objectives.proxy import ProxyObjective
+from zoo.objectives.vision_critic import DiffAugment, VisionCritic
 
 __all__ = [
     "Alignment",
+    "DiffAugment",
     "LPIPS",
     "FeaturePerceptual",
     "FlowObjective",
@@ -19,6 +21,7 @@ __all__ = [
     "MeanPerceptual",
     "PatchCritic",
     "ProxyObjective",
+    "VisionCritic",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
 ]
