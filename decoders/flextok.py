@@ -28,7 +28,7 @@ class Registers(NamedTuple):
         tokens: (B, R, W).
         bias: (B, R) float32 that is added to what attention finds for each row, or None: the logarithm of how many
             equal registers the row stands for, -inf for a row that is not there.
-        layout: (B, P, W) that is added to the patches, or None: what a decoder with levels knows of each place.
+        layout: (B, P, dim), of a decoder with levels: the sum of the latents whose cells cover a patch; or None.
     """
 
     tokens: Tensor
@@ -105,8 +105,11 @@ class FlexTokDecoder(nn.Module):
         head_dim: channels of an attention head.
         modulations: 2 for modulations of their own for patches and registers, 1 for shared ones.
         time_features, max_timestep, max_period: of the time embedding.
-        levels: as in `encoders.FlexTokEncoder`: a linear map of each latent is added to the patches of its cell. What
-            is left out adds nothing.
+        levels: as in `encoders.FlexTokEncoder`, for small models; None is the published way. Latents are added up over
+            the patches of their cells; what is left out adds nothing. A linear map of that sum joins the patches, and
+            another is a sketch m of the clean map. The network then says what is missing from the velocity that is
+            best if the map is m and normal noise of standard deviation `spread`.
+        spread: see above.
 
     Raises:
         ValueError: a size that is not positive, or levels of another number of tokens.
@@ -128,6 +131,7 @@ class FlexTokDecoder(nn.Module):
         max_timestep: float = 1000.0,
         max_period: float = 256,
         levels: Sequence[Sequence[int]] | None = None,
+        spread: float = 0.7,
     ) -> None:
         super().__init__()
         if depth < 1 or num_tokens < 1:
@@ -146,8 +150,13 @@ class FlexTokDecoder(nn.Module):
         self.modulation = Modulation(width, 2)
         self.proj = nn.Linear(width, channels * patch_size**2)
         if self.levels is not None:
-            self.layout = nn.Linear(dim, width, bias=False)
+            self.layout_embedding = nn.Linear(dim, width, bias=False)
+            self.sketch = nn.Linear(dim, channels * patch_size**2, bias=False)
         self.apply(init_weights)
+        self.spread = spread
+        if self.levels is not None:
+            nn.init.zeros_(self.proj.weight)
+            self.sketch.weight = nn.Parameter(2 * torch.eye(channels, dim).repeat(patch_size**2, 1))
         self.features = {str(number): width for number in range(1, depth + 1)}  # what `watch` is called with
 
     def registers(self, latents: Tensor, lengths: Tensor | None = None) -> Registers:
@@ -166,7 +175,7 @@ class FlexTokDecoder(nn.Module):
         longest = int(lengths.max())
         keep = torch.arange(longest, device=latents.device) < lengths[:, None]
         latents = torch.where(keep[..., None], latents[:, :longest], 0)
-        rows, layout = self._embed(latents), self._lay_out(latents)
+        rows, layout = self._embed(latents), self._spread(latents)
         if int(lengths.min()) == self.num_tokens:
             return Registers(rows, layout=layout)
         left_out = (self.num_tokens - lengths).float().log()[:, None]
@@ -196,12 +205,13 @@ class FlexTokDecoder(nn.Module):
         if dropped is not None:
             rows = torch.where(dropped[:, None, None], self.null_embedding.to(rows.dtype), rows)
             keep = keep & ~dropped[:, None]
-        return Registers(rows, layout=self._lay_out(torch.where(keep[..., :count, None], latents, 0)))
+        return Registers(rows, layout=self._spread(torch.where(keep[..., :count, None], latents, 0)))
 
     def modulations(self, times: Tensor) -> list[Tensor]:
-        """What times (T,) in [0, 1] do: (T, kinds, 6, W) for each block, and (T, 1, 2, W) for the head."""
+        """What times (T,) in [0, 1] do: (T, kinds, 6, W) for each block, (T, 1, 2, W) for the head, and the times."""
         vector = self.time_embedding(times)
-        return [*(cast(FlowBlock, block).modulation(vector) for block in self.blocks), self.modulation(vector)]
+        blocks = [cast(FlowBlock, block).modulation(vector) for block in self.blocks]
+        return [*blocks, self.modulation(vector), times.float()]
 
     def forward(
         self,
@@ -226,18 +236,21 @@ class FlexTokDecoder(nn.Module):
         """
         rows, columns = self._check_noised(noised)
         count, size = rows * columns, self.patch_size
-        patches = rearrange(noised, "b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
+        cells = rearrange(noised, "b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
         positions = self.position_embedding[:rows, :columns].flatten(0, 1)
-        patches = self.patch_embedding(patches.to(positions.dtype)) + positions
-        pairs = [(patches if s.layout is None else patches + s.layout, s.tokens.to(patches.dtype)) for s in streams]
+        patches = self.patch_embedding(cells.to(positions.dtype)) + positions
+        pairs = [(self._placed(patches, stream), stream.tokens.to(patches.dtype)) for stream in streams]
         x = torch.cat([rows for pair in pairs for rows in pair], dim=1)
         parts, masks = _layout(count, streams, patches.dtype)
         for number, block in enumerate(self.blocks):
             x = block(x, modulations[number], parts, masks, number == len(self.blocks) - 1)
             if watch is not None:
                 watch(str(number + 1), rearrange(x[:, :count], "b (h w) c -> b c h w", h=rows))
-        shift, scale = modulations[-1][:, 0].unbind(1)
+        shift, scale = modulations[-2][:, 0].unbind(1)
         out = self.proj(modulate(x, shift, scale))
+        if self.levels is not None:
+            guesses = [self._guess(cells, stream, modulations[-1]) for stream in streams]
+            out = out.float() + torch.cat(guesses, dim=1)
         maps = rearrange(out, "b (s h w) (p q c) -> s b c (h p) (w q)", h=rows, w=columns, p=size, q=size)
         return maps.unbind(0)
 
@@ -246,12 +259,28 @@ class FlexTokDecoder(nn.Module):
         positions = self.latent_position_embedding[: latents.shape[1]]
         return self.latent_embedding(latents.to(positions.dtype)) + positions
 
-    def _lay_out(self, latents: Tensor) -> Tensor | None:
-        """(B, n, dim) with zeros where tokens are left out -> (B, P, W), or None without levels."""
-        if self.levels is None:
-            return None
-        placed = self.layout(latents.to(self.layout.weight.dtype))
-        return spread_levels(placed, [*self.levels, self.grid]).flatten(2).mT
+    def _spread(self, latents: Tensor) -> Tensor | None:
+        """(B, n, dim) with zeros where tokens are left out -> (B, P, dim), or None without levels."""
+        return None if self.levels is None else spread_levels(latents, [*self.levels, self.grid]).flatten(2).mT
+
+    def _placed(self, patches: Tensor, stream: Registers) -> Tensor:
+        """Patches (B, P, W) with what a stream knows of their places."""
+        if stream.layout is None:
+            return patches
+        return patches + self.layout_embedding(stream.layout.to(patches.dtype))
+
+    def _guess(self, cells: Tensor, stream: Registers, times: Tensor) -> Tensor:
+        """The velocity (B, P, C) that patches of noised maps (B, P, C) and the sketch m alone suggest, float32.
+
+        The mean of noise - clean, given (1 - t) clean + t noise and clean ~ N(m, spread^2), is g (noised - (1 - t) m) -
+        m with g = (t - (1 - t) spread^2) / ((1 - t)^2 spread^2 + t^2), as the preconditioning of arXiv 2206.00364.
+        """
+        t, variance = times.reshape(-1, 1, 1), self.spread**2
+        gain = (t - (1 - t) * variance) / ((1 - t).square() * variance + t.square())
+        if stream.layout is None:
+            return gain * cells.float()
+        sketch = self.sketch(stream.layout.to(self.sketch.weight.dtype)).float()
+        return gain * (cells.float() - (1 - t) * sketch) - sketch
 
     def _check_latents(self, latents: Tensor) -> tuple[int, int]:
         if latents.ndim != 3 or latents.shape[2] != self.dim or not 1 <= latents.shape[1] <= self.num_tokens:

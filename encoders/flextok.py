@@ -92,6 +92,7 @@ class FlexTokEncoder(nn.Module):
         self.proj = nn.Linear(width, dim)
         self.apply(init_weights)
         if self.levels is not None:
+            nn.init.zeros_(self.proj.weight)
             self.shortcut = nn.Linear(channels * patch_size**2, dim, bias=False)
             self.gain = nn.Parameter(torch.ones(num_tokens, dim))
             start = torch.eye(dim, channels).repeat(1, patch_size**2)
