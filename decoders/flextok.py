@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from encoders.layers.adaln import Modulation, TimeEmbedding, modulate
 from encoders.layers.attention import embedding, init_weights
-from encoders.layers.pyramid import levels_within, spread_levels
+from encoders.layers.pyramid import levels_within, spread_levels, token_gains
 from encoders.layers.qknorm import QKNormAttention
 from encoders.layers.sincos import sincos_2d
 from encoders.layers.swiglu import SwiGLU
@@ -105,8 +105,8 @@ class FlexTokDecoder(nn.Module):
         head_dim: channels of an attention head.
         modulations: 2 for modulations of their own for patches and registers, 1 for shared ones.
         time_features, max_timestep, max_period: of the time embedding.
-        levels: as in `encoders.FlexTokEncoder`, for small models; None is the published way. Latents are added up over
-            the patches of their cells; what is left out adds nothing. A linear map of that sum joins the patches, and
+        levels, gains: as in `encoders.FlexTokEncoder`, for small models; None is the published way. Latents, divided by
+            the gains, are added up over the patches of their cells; what is left out adds nothing. A linear map of that sum joins the patches, and
             another is a sketch m of the clean map. The network then says what is missing from the velocity that is
             best if the map is m and normal noise of standard deviation `spread`.
         spread: see above.
@@ -131,6 +131,7 @@ class FlexTokDecoder(nn.Module):
         max_timestep: float = 1000.0,
         max_period: float = 256,
         levels: Sequence[Sequence[int]] | None = None,
+        gains: Sequence[float] | None = None,
         spread: float = 0.7,
     ) -> None:
         super().__init__()
@@ -150,6 +151,7 @@ class FlexTokDecoder(nn.Module):
         self.modulation = Modulation(width, 2)
         self.proj = nn.Linear(width, channels * patch_size**2)
         if self.levels is not None:
+            self.gain = token_gains(self.levels, gains, dim, inverse=True)
             self.layout_embedding = nn.Linear(dim, width, bias=False)
             self.sketch = nn.Linear(dim, channels * patch_size**2, bias=False)
         self.apply(init_weights)
@@ -261,7 +263,9 @@ class FlexTokDecoder(nn.Module):
 
     def _spread(self, latents: Tensor) -> Tensor | None:
         """(B, n, dim) with zeros where tokens are left out -> (B, P, dim), or None without levels."""
-        return None if self.levels is None else spread_levels(latents, [*self.levels, self.grid]).flatten(2).mT
+        if self.levels is None:
+            return None
+        return spread_levels(latents * self.gain[: latents.shape[1]], [*self.levels, self.grid]).flatten(2).mT
 
     def _placed(self, patches: Tensor, stream: Registers) -> Tensor:
         """Patches (B, P, W) with what a stream knows of their places."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.layers.attention import embedding, init_weights
-from encoders.layers.pyramid import gather_levels, levels_within
+from encoders.layers.pyramid import gather_levels, levels_within, token_gains
 from encoders.layers.qknorm import QKNormAttention, plain_norm
 from encoders.layers.sincos import sincos_2d
 from encoders.layers.swiglu import SwiGLU
@@ -61,6 +61,8 @@ class FlexTokEncoder(nn.Module):
         levels: (h, w) grids of N tokens in all, coarse to fine, each dividing `grid`, for maps of that size alone. A
             register then starts as the mean of the patches in its cell, less what coarser levels say, and a linear map
             of that is added to its latent: an order that small models need not discover. None is the published way.
+        gains: what that is multiplied with at the start, for each level: finer levels have less to say, and a quantizer
+            has steps. None for 1.
 
     Raises:
         ValueError: a size that is not positive, or levels of another number of tokens.
@@ -78,6 +80,7 @@ class FlexTokEncoder(nn.Module):
         patch_size: int = 2,
         head_dim: int = 64,
         levels: Sequence[Sequence[int]] | None = None,
+        gains: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if depth < 1 or num_tokens < 1:
@@ -94,7 +97,7 @@ class FlexTokEncoder(nn.Module):
         if self.levels is not None:
             nn.init.zeros_(self.proj.weight)
             self.shortcut = nn.Linear(channels * patch_size**2, dim, bias=False)
-            self.gain = nn.Parameter(torch.ones(num_tokens, dim))
+            self.gain = token_gains(self.levels, gains, dim)
             start = torch.eye(dim, channels).repeat(1, patch_size**2)
             self.shortcut.weight = nn.Parameter(start / (2 * patch_size**2))  # half a channel's mean over the patch
 

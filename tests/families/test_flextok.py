@@ -89,11 +89,25 @@ def laid_out(**changes: Any) -> FlexTok:
     """As `pixels`, with tokens in levels."""
     node = pixel_node(**changes)
     for part in ("encoder", "decoder"):
-        node[part]["levels"] = LEVELS
+        node[part] |= {"levels": LEVELS, "gains": [1.0, 2.0, 2.0, 4.0]}
     torch.manual_seed(0)
     built = build(node)
     assert isinstance(built, FlexTok)
     return shaken(built).eval()
+
+
+@torch.no_grad()
+def test_the_sketch_undoes_what_the_encoder_starts_with() -> None:
+    node = pixel_node(quantizer={"_target_": "quantizers.Identity", "dim": 6})
+    for part in ("encoder", "decoder"):
+        node[part] |= {"levels": LEVELS, "gains": [1.0, 2.0, 2.0, 4.0]}
+    fresh = build(node)
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 2, 2) * 2 - 1, size=16)
+    for steps in (1, 4):
+        painted = fresh.decode(fresh.encode(x), steps=steps)
+        if steps == 1:
+            torch.testing.assert_close(painted, x, rtol=1e-4, atol=1e-5)
+        assert (painted - x).square().mean() < 0.7**2
 
 
 @torch.no_grad()
@@ -145,6 +159,8 @@ def test_levels_fit_one_size() -> None:
             instantiate(node)
     node = pixel_node()
     node["encoder"]["levels"] = LEVELS
+    with pytest.raises(ValueError, match="one positive number for each of 4 levels"):
+        instantiate(node["encoder"] | {"gains": [1.0, -1.0, 2.0, 4.0]})
     with pytest.raises(ValueError, match="levels differ"):
         build(node)
 
