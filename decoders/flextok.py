@@ -106,9 +106,9 @@ class FlexTokDecoder(nn.Module):
         modulations: 2 for modulations of their own for patches and registers, 1 for shared ones.
         time_features, max_timestep, max_period: of the time embedding.
         levels, gains: as in `encoders.FlexTokEncoder`, for small models; None is the published way. Latents, divided by
-            the gains, are added up over the patches of their cells; what is left out adds nothing. A linear map of that sum joins the patches, and
-            another is a sketch m of the clean map. The network then says what is missing from the velocity that is
-            best if the map is m and normal noise of standard deviation `spread`.
+            the gains, are added up over the patches of their cells; what is left out adds nothing. A linear map of
+            that sum joins the patches, and another is a sketch m of the clean map. The network then says what is
+            missing from the velocity that is best if the map is m and normal noise of standard deviation `spread`.
         spread: see above.
 
     Raises:
