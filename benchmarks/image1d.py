@@ -36,7 +36,6 @@ MODELS = (
     "titok_b64_imagenet",
     "titok_l32_imagenet",
     "flextok_d12_d12_in1k",
-    "flextok_d18_d28_in1k",
     "restok_l_128",
 )
 MATRIX = 2048
