@@ -5,7 +5,8 @@
 
 Models have random weights; sizes come from the cards. FLOPs are counted by torch on the meta device (a multiply and an
 add are two). The matrix-multiply rate is the best that a square product reached in this run up to that row, in the same
-dtype and with the same threads; it is measured again for every row, because other work slows a shared machine down.
+dtype and with the same threads; it is measured again for every row. On the CPU a second is one of processor time per
+thread, because other work slows a shared machine down.
 A flow decoder has more rows: one step of its sampler, a guided step, the VAE, and all guided steps with the VAE
 ("decode"); its codes are not shortened.
 """
@@ -30,7 +31,13 @@ from zoo.store.build import build
 from zoo.store.cards import card
 from zoo.tokenizer import Tokenizer
 
-MODELS = ("titok_s128_imagenet", "titok_b64_imagenet", "titok_l32_imagenet", "flextok_d12_d12_in1k")
+MODELS = (
+    "titok_s128_imagenet",
+    "titok_b64_imagenet",
+    "titok_l32_imagenet",
+    "flextok_d12_d12_in1k",
+    "restok_l_128",
+)
 MATRIX = 2048
 Parts = dict[str, Callable[[], object]]
 
@@ -49,16 +56,21 @@ def flops(call: Callable[[], object]) -> int:
 
 
 def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Shortest time of several calls after one to warm up."""
+    """Shortest time of several calls after one to warm up; on the CPU, processor time per thread."""
     best = float("inf")
     for attempt in range(repeats + 1):
-        start = time.perf_counter()
+        start = now(device)
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if attempt:
-            best = min(best, time.perf_counter() - start)
+            best = min(best, now(device) - start)
     return best
+
+
+def now(device: torch.device) -> float:
+    """A clock, seconds: other programs on a shared machine do not move that of the CPU."""
+    return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()
 
 
 def matmul_rate(repeats: int, device: torch.device, dtype: torch.dtype) -> float:

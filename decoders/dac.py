@@ -21,8 +21,8 @@ class DACDecoder(nn.Module):
     """A first convolution, stages that halve the width and raise the rate, a last convolution, tanh.
 
     The published models leave out the last step of every transposed convolution of an odd stride (`short`), so that the
-    sound of N latents is `lost` samples short of N * hop_length: 8 at 16 and 24 kHz, half a millisecond at most. The last
-    sample is repeated in their place.
+    sound of N latents is `lost` samples short of N * hop_length: 8 at 16 and 24 kHz, half a millisecond at most. The
+    last sample is repeated in their place.
 
     Args:
         dim: D of the latents.
@@ -51,9 +51,7 @@ class DACDecoder(nn.Module):
         super().__init__()
         self.dim, self.channels, self.hop_length = dim, channels, math.prod(strides)
         self.stem = TimeConv(dim, width, 7)
-        self.stages = nn.ModuleList(
-            UpStage(width // 2**level, stride, short) for level, stride in enumerate(strides)
-        )
+        self.stages = nn.ModuleList(UpStage(width // 2**level, stride, short) for level, stride in enumerate(strides))
         self.snake = Snake(width // 2 ** len(strides))
         self.head = TimeConv(width // 2 ** len(strides), channels, 7)
         steps = 1

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from encoders.layers.adaln import Modulation, TimeEmbedding, modulate
 from encoders.layers.attention import embedding, init_weights
+from encoders.layers.pyramid import levels_within, spread_levels, token_gains
 from encoders.layers.qknorm import QKNormAttention
 from encoders.layers.sincos import sincos_2d
 from encoders.layers.swiglu import SwiGLU
@@ -27,10 +28,12 @@ class Registers(NamedTuple):
         tokens: (B, R, W).
         bias: (B, R) float32 that is added to what attention finds for each row, or None: the logarithm of how many
             equal registers the row stands for, -inf for a row that is not there.
+        layout: (B, P, dim), of a decoder with levels: the sum of the latents whose cells cover a patch; or None.
     """
 
     tokens: Tensor
     bias: Tensor | None = None
+    layout: Tensor | None = None
 
 
 class Part(NamedTuple):
@@ -102,6 +105,14 @@ class FlexTokDecoder(nn.Module):
         head_dim: channels of an attention head.
         modulations: 2 for modulations of their own for patches and registers, 1 for shared ones.
         time_features, max_timestep, max_period: of the time embedding.
+        levels, gains: as in `encoders.FlexTokEncoder`, for small models; None is the published way. Latents, divided by
+            the gains, are added up over the patches of their cells; what is left out adds nothing. A linear map of
+            that sum joins the patches, and another is a sketch m of the clean map. The network then says what is
+            missing from the velocity that is best if the map is m and normal noise of standard deviation `spread`.
+        spread: see above.
+
+    Raises:
+        ValueError: a size that is not positive, or levels of another number of tokens.
     """
 
     def __init__(
@@ -119,12 +130,16 @@ class FlexTokDecoder(nn.Module):
         time_features: int = 256,
         max_timestep: float = 1000.0,
         max_period: float = 256,
+        levels: Sequence[Sequence[int]] | None = None,
+        gains: Sequence[float] | None = None,
+        spread: float = 0.7,
     ) -> None:
         super().__init__()
         if depth < 1 or num_tokens < 1:
             raise ValueError(f"depth and num_tokens must be at least 1, got {depth} and {num_tokens}")
         self.channels, self.patch_size, self.grid = channels, patch_size, (int(grid[0]), int(grid[1]))
         self.num_tokens, self.dim = num_tokens, dim
+        self.levels = None if levels is None else levels_within(levels, self.grid, num_tokens)
         self.latent_embedding = nn.Linear(dim, width)
         self.latent_position_embedding = embedding(num_tokens, width)
         self.mask_token = embedding(1, width)
@@ -135,7 +150,15 @@ class FlexTokDecoder(nn.Module):
         self.blocks = nn.ModuleList(FlowBlock(width, head_dim, modulations) for _ in range(depth))
         self.modulation = Modulation(width, 2)
         self.proj = nn.Linear(width, channels * patch_size**2)
+        if self.levels is not None:
+            self.gain = token_gains(self.levels, gains, dim, inverse=True)
+            self.layout_embedding = nn.Linear(dim, width, bias=False)
+            self.sketch = nn.Linear(dim, channels * patch_size**2, bias=False)
         self.apply(init_weights)
+        self.spread = spread
+        if self.levels is not None:
+            nn.init.zeros_(self.proj.weight)
+            self.sketch.weight = nn.Parameter(2 * torch.eye(channels, dim).repeat(patch_size**2, 1))
         self.features = {str(number): width for number in range(1, depth + 1)}  # what `watch` is called with
 
     def registers(self, latents: Tensor, lengths: Tensor | None = None) -> Registers:
@@ -153,12 +176,13 @@ class FlexTokDecoder(nn.Module):
             lengths = torch.full((batch,), count, device=latents.device)
         longest = int(lengths.max())
         keep = torch.arange(longest, device=latents.device) < lengths[:, None]
-        rows = self._embed(torch.where(keep[..., None], latents[:, :longest], 0))
+        latents = torch.where(keep[..., None], latents[:, :longest], 0)
+        rows, layout = self._embed(latents), self._spread(latents)
         if int(lengths.min()) == self.num_tokens:
-            return Registers(rows)
+            return Registers(rows, layout=layout)
         left_out = (self.num_tokens - lengths).float().log()[:, None]
         bias = torch.cat([torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -math.inf), left_out], dim=1)
-        return Registers(torch.cat([rows, self.mask_token.to(rows.dtype).expand(batch, 1, -1)], dim=1), bias)
+        return Registers(torch.cat([rows, self.mask_token.to(rows.dtype).expand(batch, 1, -1)], dim=1), bias, layout)
 
     def null(self, batch: int) -> Registers:
         """No condition, for a batch of that size."""
@@ -182,12 +206,14 @@ class FlexTokDecoder(nn.Module):
         rows = torch.where(keep[..., None], rows, self.mask_token.to(rows.dtype))
         if dropped is not None:
             rows = torch.where(dropped[:, None, None], self.null_embedding.to(rows.dtype), rows)
-        return Registers(rows)
+            keep = keep & ~dropped[:, None]
+        return Registers(rows, layout=self._spread(torch.where(keep[..., :count, None], latents, 0)))
 
     def modulations(self, times: Tensor) -> list[Tensor]:
-        """What times (T,) in [0, 1] do: (T, kinds, 6, W) for each block, and (T, 1, 2, W) for the head."""
+        """What times (T,) in [0, 1] do: (T, kinds, 6, W) for each block, (T, 1, 2, W) for the head, and the times."""
         vector = self.time_embedding(times)
-        return [*(cast(FlowBlock, block).modulation(vector) for block in self.blocks), self.modulation(vector)]
+        blocks = [cast(FlowBlock, block).modulation(vector) for block in self.blocks]
+        return [*blocks, self.modulation(vector), times.float()]
 
     def forward(
         self,
@@ -212,17 +238,21 @@ class FlexTokDecoder(nn.Module):
         """
         rows, columns = self._check_noised(noised)
         count, size = rows * columns, self.patch_size
-        patches = rearrange(noised, "b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
+        cells = rearrange(noised, "b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
         positions = self.position_embedding[:rows, :columns].flatten(0, 1)
-        patches = self.patch_embedding(patches.to(positions.dtype)) + positions
-        x = torch.cat([rows for stream in streams for rows in (patches, stream.tokens.to(patches.dtype))], dim=1)
+        patches = self.patch_embedding(cells.to(positions.dtype)) + positions
+        pairs = [(self._placed(patches, stream), stream.tokens.to(patches.dtype)) for stream in streams]
+        x = torch.cat([rows for pair in pairs for rows in pair], dim=1)
         parts, masks = _layout(count, streams, patches.dtype)
         for number, block in enumerate(self.blocks):
             x = block(x, modulations[number], parts, masks, number == len(self.blocks) - 1)
             if watch is not None:
                 watch(str(number + 1), rearrange(x[:, :count], "b (h w) c -> b c h w", h=rows))
-        shift, scale = modulations[-1][:, 0].unbind(1)
+        shift, scale = modulations[-2][:, 0].unbind(1)
         out = self.proj(modulate(x, shift, scale))
+        if self.levels is not None:
+            guesses = [self._guess(cells, stream, modulations[-1]) for stream in streams]
+            out = out.float() + torch.cat(guesses, dim=1)
         maps = rearrange(out, "b (s h w) (p q c) -> s b c (h p) (w q)", h=rows, w=columns, p=size, q=size)
         return maps.unbind(0)
 
@@ -230,6 +260,31 @@ class FlexTokDecoder(nn.Module):
         """(B, n, dim) -> (B, n, W) with positions."""
         positions = self.latent_position_embedding[: latents.shape[1]]
         return self.latent_embedding(latents.to(positions.dtype)) + positions
+
+    def _spread(self, latents: Tensor) -> Tensor | None:
+        """(B, n, dim) with zeros where tokens are left out -> (B, P, dim), or None without levels."""
+        if self.levels is None:
+            return None
+        return spread_levels(latents * self.gain[: latents.shape[1]], [*self.levels, self.grid]).flatten(2).mT
+
+    def _placed(self, patches: Tensor, stream: Registers) -> Tensor:
+        """Patches (B, P, W) with what a stream knows of their places."""
+        if stream.layout is None:
+            return patches
+        return patches + self.layout_embedding(stream.layout.to(patches.dtype))
+
+    def _guess(self, cells: Tensor, stream: Registers, times: Tensor) -> Tensor:
+        """The velocity (B, P, C) that patches of noised maps (B, P, C) and the sketch m alone suggest, float32.
+
+        The mean of noise - clean, given (1 - t) clean + t noise and clean ~ N(m, spread^2), is g (noised - (1 - t) m) -
+        m with g = (t - (1 - t) spread^2) / ((1 - t)^2 spread^2 + t^2), as the preconditioning of arXiv 2206.00364.
+        """
+        t, variance = times.reshape(-1, 1, 1), self.spread**2
+        gain = (t - (1 - t) * variance) / ((1 - t).square() * variance + t.square())
+        if stream.layout is None:
+            return gain * cells.float()
+        sketch = self.sketch(stream.layout.to(self.sketch.weight.dtype)).float()
+        return gain * (cells.float() - (1 - t) * sketch) - sketch
 
     def _check_latents(self, latents: Tensor) -> tuple[int, int]:
         if latents.ndim != 3 or latents.shape[2] != self.dim or not 1 <= latents.shape[1] <= self.num_tokens:
@@ -242,7 +297,8 @@ class FlexTokDecoder(nn.Module):
         size = self.patch_size
         rows, columns = noised.shape[-2] // size, noised.shape[-1] // size
         whole = noised.ndim == 4 and noised.shape[1:] == (self.channels, rows * size, columns * size)
-        if not whole or not 1 <= rows <= self.grid[0] or not 1 <= columns <= self.grid[1]:
+        fits = 1 <= rows <= self.grid[0] and 1 <= columns <= self.grid[1]
+        if not whole or not fits or (self.levels is not None and (rows, columns) != self.grid):
             raise ValueError(
                 f"FlexTokDecoder expects (B, {self.channels}, h, w) with sides that are multiples of {size}, at most "
                 f"{self.grid[0] * size} x {self.grid[1] * size}, got {tuple(noised.shape)}"

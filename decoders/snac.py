@@ -1,4 +1,4 @@
-"""SNAC's decoder: DAC's trunk with depthwise convolutions, attention in windows and injected noise (arXiv 2410.14411)."""
+"""SNAC's decoder: DAC's trunk with depthwise convolutions, attention in windows, and noise (arXiv 2410.14411)."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ class SNACDecoder(nn.Module):
             reached.append((place - first, last - place))
         return max(before for before, _ in reached), max(after for _, after in reached)
 
-    def forward(
-        self, latents: Tensor, lengths: Tensor | None = None, noise: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, latents: Tensor, lengths: Tensor | None = None, noise: Sequence[Tensor] | None = None) -> Tensor:
         """Decode.
 
         Args:

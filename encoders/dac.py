@@ -50,8 +50,8 @@ class DACEncoder(nn.Module):
 
         Args:
             x: (B, channels, T) in [-1, 1], T a multiple of `hop_length`.
-            lengths: (B,) int64 real samples of each item, which is encoded as if it stood alone, filled up with zeros to
-                whole hops; None for all.
+            lengths: (B,) int64 real samples of each item, which is encoded as if it stood alone, filled up with zeros
+                to whole hops; None for all.
 
         Returns:
             (B, T / hop_length, dim), meaningful in the first ceil(lengths / hop_length) places.

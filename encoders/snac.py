@@ -75,8 +75,8 @@ class SNACEncoder(nn.Module):
 
         Args:
             x: (B, channels, T) in [-1, 1], T a multiple of `hop_length * block`.
-            lengths: (B,) int64 real samples of each item, which is encoded as if it stood alone, filled up with zeros to
-                whole blocks; None for all.
+            lengths: (B,) int64 real samples of each item, which is encoded as if it stood alone, filled up with zeros
+                to whole blocks; None for all.
 
         Returns:
             (B, T / hop_length, dim).

@@ -49,7 +49,9 @@ class FSQ(Quantizer):
             raise ValueError(f"FSQ expects at most 2**63 - 1 codes, got prod({list(levels)}); use fewer channels")
         least = max(-1 / (level - 1) if level > 2 else 0.0 for level in self.levels)
         if not (symmetric or least < margin < 1):
-            raise ValueError(f"FSQ expects a margin above {least:g} and below 1 for levels {list(levels)}, got {margin}")
+            raise ValueError(
+                f"FSQ expects a margin above {least:g} and below 1 for levels {list(levels)}, got {margin}"
+            )
         self.dim = len(self.levels)
         self.codebook_sizes = (math.prod(self.levels),)
         counts = torch.tensor(self.levels, device="cpu")

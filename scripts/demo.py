@@ -6,8 +6,9 @@
 Files in the output folder, replaced when they exist:
 
     fsq_f8_tiny_NAME.png           a photograph, its reconstruction, and JPEG with as many bytes
-    onedpiece_tiny_128_NAME.png    its centre at 128 x 128 pixels, from 8, 32 and 128 tokens
-    overview.png                   one picture about both
+    onedpiece_tiny_128_NAME.png    its centre at 128 x 128 pixels, from 1, 4, 16, 64 and 128 tokens
+    flextok_tiny_128_NAME.png      the same centre from as many tokens of another code, painted by a flow
+    overview.png                   one picture about all three
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from zoo.metrics import Format, compress, psnr, ssim
 from zoo.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNTS = (8, 32, 128)
+FLEXIBLE = ["onedpiece_tiny_128", "flextok_tiny_128"]
+COUNTS = (1, 4, 16, 64, 128)
 WIDTH, MARGIN, GAP = 1664, 40, 24
 
 
@@ -60,7 +62,7 @@ class Version:
     @property
     def facts(self) -> list[str]:
         """Cost and quality, as lines of a caption."""
-        return [f"{self.bytes:,} bytes, {self.bits_per_pixel:.2f} bits/pixel", f"PSNR {self.psnr:.1f} dB"]
+        return [f"{self.bytes:,} bytes, {self.bits_per_pixel:.2g} bits/pixel", f"PSNR {self.psnr:.1f} dB"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +86,25 @@ def main(
     photos: Annotated[Path, typer.Option(help="Folder of pictures.")] = ROOT / "docs/assets/photos",
     output: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("demo"),
     grid: Annotated[str, typer.Option(help="Tokenizer for whole photographs: a name or a folder.")] = "fsq_f8_tiny",
-    flexible: Annotated[str, typer.Option(help="Tokenizer whose prefixes decode.")] = "onedpiece_tiny_128",
+    flexible: Annotated[
+        list[str], typer.Option(help="Tokenizer whose prefixes decode; may be given several times.")
+    ] = FLEXIBLE,
 ) -> None:
-    """Send photographs through both tokenizers; write pictures and print how good they are."""
+    """Send photographs through all tokenizers; write pictures and print how good they are."""
     originals = {path.stem: read_image(path) for path in find(photos)}
     written: list[Path] = []
     console = Console()
     shown: list[tuple[str, Trial]] = []
     with torch.inference_mode():
-        for number, (source, study) in enumerate(((grid, whole), (flexible, prefixes))):
+        for number, (source, study) in enumerate([(grid, whole), *((name, prefixes) for name in flexible)]):
             model, name = zoo.load(source), Path(source).name
             trials = [study(model, stem, image) for stem, image in originals.items()]
             for trial in trials:
                 written.append(write_image(output / f"{name}_{trial.name}.png", side_by_side(trial.panels)))
             console.print(table(name, trials), highlight=False)
             console.print()
-            shown.append((name, trials[number % len(trials)]))
-    written.append(write_image(output / "overview.png", overview(*shown)))
+            shown.append((name, trials[min(number, 1) % len(trials)]))
+    written.append(write_image(output / "overview.png", overview(shown[0], shown[1:])))
     console.print("Wrote")
     for path in written:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
@@ -158,12 +162,11 @@ def table(model: str, trials: Sequence[Trial]) -> Table:
     return result
 
 
-def overview(grid: tuple[str, Trial], flexible: tuple[str, Trial]) -> Image.Image:
-    """One sheet: a photograph through the grid tokenizer above, prefixes of the flexible one below."""
-    rows = [
-        band("Photographs of any size, one token a patch", grid[0], grid[1].panels, 4 / 3),
-        band("One ordered code, any prefix of it decodes", flexible[0], flexible[1].panels, 1.0),
-    ]
+def overview(grid: tuple[str, Trial], flexible: Sequence[tuple[str, Trial]]) -> Image.Image:
+    """One sheet: a photograph through the grid tokenizer above, prefixes of the flexible ones below."""
+    rows = [band("Photographs of any size, one token a patch", grid[0], grid[1].panels, 4 / 3)]
+    for name, trial in flexible:
+        rows.append(band("One ordered code, any prefix of it decodes", name, trial.panels, 1.0))
     sheet = Image.new("RGB", (WIDTH, sum(row.height for row in rows) + MARGIN), PAPER)
     for number, row in enumerate(rows):
         sheet.paste(row, (0, sum(above.height for above in rows[:number])))

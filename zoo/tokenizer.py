@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,10 @@ class Tokenizer(nn.Module):
         config: the resolved recipe node that built this object, so that it can be saved and rebuilt;
             empty for an object put together by hand.
         exposed: names of inner features that `forward` puts into `Reconstruction.extras`; see `expose`.
+        iterative: whether `decode` works in steps, and so takes `steps`, `guidance` and `noise`.
     """
+
+    iterative: ClassVar[bool] = False
 
     spec: TokenizerSpec
     config: dict[str, Any]
@@ -214,6 +217,15 @@ class Tokenizer(nn.Module):
         if len(sizes) != 1:
             raise ValueError(f"one batch decodes to one size, got {sorted(sizes)}; decode these items one at a time")
         return sizes.pop()
+
+    def check_widths(self) -> None:
+        """Raise ValueError unless the encoder's width is the quantizer's, and the quantizer's is the decoder's."""
+        encoder, quantizer, decoder = self.encoder, self.quantizer, self.decoder
+        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
+            raise ValueError(
+                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
+                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
+            )
 
     def check_input(self, x: Tensor, *, finite: bool = False) -> None:
         """Raise ValueError unless x fits `spec`, and holds neither NaN nor infinity where that is asked for."""

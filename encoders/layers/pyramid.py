@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["check_levels", "gather_levels", "spread_levels"]
+__all__ = ["check_levels", "gather_levels", "levels_within", "spread_levels", "token_gains"]
 
 
 def check_levels(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
@@ -24,6 +24,35 @@ def check_levels(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]
         if h < 1 or w < 1 or height % h or width % w:
             raise ValueError(f"every level must divide the finest one, {grids[-1]}; {(h, w)} does not")
     return grids
+
+
+def levels_within(
+    levels: Sequence[Sequence[int]], grid: tuple[int, int], num_tokens: int
+) -> tuple[tuple[int, int], ...]:
+    """Levels as (h, w) pairs over a grid of patches.
+
+    Raises:
+        ValueError: a level does not divide the grid, or they have another number of tokens.
+    """
+    *grids, _ = check_levels([*levels, grid])
+    if (count := sum(h * w for h, w in grids)) != num_tokens:
+        raise ValueError(f"levels {grids} have {count} tokens, not num_tokens={num_tokens}")
+    return tuple(grids)
+
+
+def token_gains(
+    levels: Sequence[tuple[int, int]], gains: Sequence[float] | None, dim: int, *, inverse: bool = False
+) -> nn.Parameter:
+    """(N, dim) gains of tokens, which start as those of their levels, or one over them; None for 1.
+
+    Raises:
+        ValueError: a gain for each level is missing, or one is not positive.
+    """
+    values = [1.0] * len(levels) if gains is None else [float(gain) for gain in gains]
+    if len(values) != len(levels) or min(values) <= 0:
+        raise ValueError(f"gains are one positive number for each of {len(levels)} levels, got {values}")
+    rows = torch.cat([torch.full((h * w, dim), gain) for (h, w), gain in zip(levels, values, strict=True)])
+    return nn.Parameter(1 / rows if inverse else rows)
 
 
 def gather_levels(features: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:

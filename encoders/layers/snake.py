@@ -30,7 +30,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, *, spare: bool = False) -> Tensor:
-        """(..., width) -> the same shape and dtype; x may be overwritten if `spare`, which is done without gradients."""
+        """(..., width) -> the same shape and dtype; without gradients, x may be overwritten where it is `spare`."""
         if torch.compiler.is_compiling():
             alpha, y = _at_least_float32(self.alpha), _at_least_float32(x)
             return (y + (alpha * y).sin().square() / (alpha + TINY)).to(x.dtype)

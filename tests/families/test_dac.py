@@ -81,8 +81,9 @@ def as_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             folded[key.replace("weight_v", "weight")] = state[key.replace("weight_v", "weight_g")] * tensor / norm
         elif not key.endswith("weight_g"):
             folded[key] = tensor
-    names = {"encoder.block.0": "encoder.conv1", "encoder.block.4": "encoder.snake1", "encoder.block.5": "encoder.conv2"}
-    names |= {"decoder.model.0": "decoder.conv1", "decoder.model.4": "decoder.snake1", "decoder.model.5": "decoder.conv2"}
+    ends = {0: "conv1", 4: "snake1", 5: "conv2"}
+    names = {f"encoder.block.{place}": f"encoder.{name}" for place, name in ends.items()}
+    names |= {f"decoder.model.{place}": f"decoder.{name}" for place, name in ends.items()}
     inner = ("snake1", "conv1", "snake2", "conv2")
     for level in (1, 2, 3):
         for room, root, first in (("encoder", "encoder.block", 0), ("decoder", "decoder.model", 2)):
@@ -91,9 +92,9 @@ def as_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 for place in range(4):
                     old = f"{root}.{level}.block.{number + first}.block.{place}"
                     names[old] = f"{stage}.res_unit{number + 1}.{inner[place]}"
-            ends = ("3", "4", "conv1") if room == "encoder" else ("0", "1", "conv_t1")
-            names[f"{root}.{level}.block.{ends[0]}"] = f"{stage}.snake1"
-            names[f"{root}.{level}.block.{ends[1]}"] = f"{stage}.{ends[2]}"
+            snake, conv, name = (3, 4, "conv1") if room == "encoder" else (0, 1, "conv_t1")
+            names[f"{root}.{level}.block.{snake}"] = f"{stage}.snake1"
+            names[f"{root}.{level}.block.{conv}"] = f"{stage}.{name}"
     renamed = {}
     for key, tensor in folded.items():
         stem, _, name = key.rpartition(".")
@@ -209,9 +210,8 @@ def test_trunk_equals_plain_layers(tok: DAC) -> None:
     state = {key: tensor.double() for key, tensor in as_transformers(published()).items()}
 
     def conv(x: Tensor, key: str, **options: Any) -> Tensor:
-        weight = state[f"{key}.weight"]
-        dilation = options.get("dilation", 1)
-        return nn.functional.conv1d(x, weight, state[f"{key}.bias"], padding=dilation * (weight.shape[2] // 2), **options)
+        weight, bias = state[f"{key}.weight"], state[f"{key}.bias"]
+        return nn.functional.conv1d(x, weight, bias, padding="same", **options)
 
     def snake(x: Tensor, key: str) -> Tensor:
         alpha = state[f"{key}.alpha"]

@@ -82,6 +82,89 @@ def test_counted_registers_equal_written_out_ones(tokenizer: FlexTok) -> None:
     assert not torch.allclose(null, short, atol=1e-3)
 
 
+LEVELS = [[1, 1], [1, 1], [1, 2], [2, 2]]
+
+
+def laid_out(**changes: Any) -> FlexTok:
+    """As `pixels`, with tokens in levels."""
+    node = pixel_node(**changes)
+    for part in ("encoder", "decoder"):
+        node[part] |= {"levels": LEVELS, "gains": [1.0, 2.0, 2.0, 4.0]}
+    torch.manual_seed(0)
+    built = build(node)
+    assert isinstance(built, FlexTok)
+    return shaken(built).eval()
+
+
+@torch.no_grad()
+def test_the_sketch_undoes_what_the_encoder_starts_with() -> None:
+    node = pixel_node(quantizer={"_target_": "quantizers.Identity", "dim": 6})
+    for part in ("encoder", "decoder"):
+        node[part] |= {"levels": LEVELS, "gains": [1.0, 2.0, 2.0, 4.0]}
+    fresh = build(node)
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 2, 2) * 2 - 1, size=16)
+    for steps in (1, 4):
+        painted = fresh.decode(fresh.encode(x), steps=steps)
+        if steps == 1:
+            torch.testing.assert_close(painted, x, rtol=1e-4, atol=1e-5)
+        assert (painted - x).square().mean() < 0.7**2
+
+
+@torch.no_grad()
+def test_levels_place_the_code_in_the_picture() -> None:
+    tokenizer = laid_out()
+    decoder, x = tokenizer.decoder, torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    tokens = tokenizer.encode(x)
+    latents = tokenizer.code_latents(tokens)
+    lengths = torch.tensor([1, 3, 8])
+    counted = decoder.registers(latents, lengths)
+    written = decoder.training_registers(latents, lengths)
+    assert counted.layout is not None and written.layout is not None
+    torch.testing.assert_close(counted.layout, written.layout)
+    assert counted.layout[1].unique(dim=0).shape[0] == 2, "of the level (1, 2) one token is there: two kinds of places"
+    assert decoder.null(3).layout is None
+    dropped = decoder.training_registers(latents, lengths, torch.tensor([True, False, False])).layout
+    assert dropped is not None and not dropped[0].any() and dropped[1].any()
+    together = tokenizer.decode(tokens.keep(lengths), guidance=2.0)
+    for number, length in enumerate(lengths.tolist()):
+        alone = tokenizer.decode(tokens[number].keep(length), guidance=2.0)
+        torch.testing.assert_close(together[number : number + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_levels_start_as_a_thumbnail() -> None:
+    node = pixel_node()
+    node["encoder"]["levels"] = LEVELS
+    encoder = instantiate(node["encoder"])
+    encoder.proj.weight.zero_()
+    x = torch.rand(2, 3, 16, 16)
+    means = torch.nn.functional.avg_pool2d(x, 8).flatten(2).mT / 2  # (2, 4, 3): the last level, half of each mean
+    coarse = x.mean((2, 3))[:, None] / 2
+    latents = encoder(x)
+    torch.testing.assert_close(latents[:, :1, :3], coarse)
+    torch.testing.assert_close(latents[:, 1:2].abs().amax(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    halves = means.unflatten(1, (2, 2)).mean(1)  # columns
+    torch.testing.assert_close(latents[:, 2:4, :3], halves - coarse)
+    torch.testing.assert_close(latents[:, 4:, :3], means - halves.repeat(1, 2, 1))
+    assert not latents[..., 3:].any()
+
+
+def test_levels_fit_one_size() -> None:
+    tokenizer = laid_out()
+    with pytest.raises(ValueError, match="expects input"):
+        tokenizer.encode(torch.zeros(1, 3, 8, 8))
+    for part in ("encoder", "decoder"):
+        node = pixel_node()[part] | {"levels": [[1, 1], [2, 2]]}
+        with pytest.raises(ValueError, match="have 5 tokens, not num_tokens=8"):
+            instantiate(node)
+    node = pixel_node()
+    node["encoder"]["levels"] = LEVELS
+    with pytest.raises(ValueError, match="one positive number for each of 4 levels"):
+        instantiate(node["encoder"] | {"gains": [1.0, -1.0, 2.0, 4.0]})
+    with pytest.raises(ValueError, match="levels differ"):
+        build(node)
+
+
 @torch.no_grad()
 def test_what_is_left_out_may_hold_anything(tokenizer: FlexTok) -> None:
     latents, lengths = torch.randn(2, 32, 6), torch.tensor([3, 9])

@@ -26,8 +26,11 @@ def dac(case: Case) -> Mapping[str, Callable[[re.Match[str]], Tensor] | None]:
     inputs = torch.cat(projected, dim=-1)
     tokens = tokenizer.encode(x)
 
-    def first(count: int) -> Tensor:
-        return tokens.indices[..., :count]
+    def quantized_by(count: int) -> Tensor:
+        return tokenizer.quantizer.lookup(tokens.indices[..., :count]).mT
+
+    def decoded_by(count: int) -> Tensor:
+        return tokenizer.decode(tokenizer.encode(x[:1], codebooks=count))[..., :3000]
 
     def computed(sound: Tensor) -> Tensor:
         """Without the samples that the reference does not compute."""
@@ -43,6 +46,6 @@ def dac(case: Case) -> Mapping[str, Callable[[re.Match[str]], Tensor] | None]:
         "quantized": lambda _: quantized.latents.mT,
         "quantized_from_codes": lambda _: tokenizer.quantizer.lookup(tokens.indices).mT,
         "audio_out": lambda _: computed(tokenizer.decoder(quantized.latents)),
-        r"quantized_nq(\d+)": lambda found: tokenizer.quantizer.lookup(first(int(found[1]))).mT,
-        r"audio_out_nq(\d+)": lambda found: tokenizer.decode(tokenizer.encode(x[:1], codebooks=int(found[1])))[..., :3000],
+        r"quantized_nq(\d+)": lambda found: quantized_by(int(found[1])),
+        r"audio_out_nq(\d+)": lambda found: decoded_by(int(found[1])),
     }

@@ -46,7 +46,7 @@ def test_networks_give_maps_and_summaries(name: str, stage: int | None, dim: int
 def test_pictures_reach_the_network_as_it_was_trained() -> None:
     net = VisionFeatures("test_vit", pretrained=False)
     x = images(side=160)
-    inner = net.net.net
+    inner = net.tower.net.net
     mean, std = (torch.tensor(inner.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         tokens = inner.forward_features((x / 2 + 0.5 - mean) / std)
@@ -60,7 +60,7 @@ def test_efficientnet_comes_from_the_wheel() -> None:
     whole, stages = VisionFeatures(size=64), VisionFeatures(size=64, stage=3)
     assert (whole.dim, stages.dim) == (1280, 112)
     assert whole(images()).shape == (2, 1280, 2, 2) and stages(images()).shape == (2, 112, 4, 4)
-    grey = whole.mean * 255 - 127, whole.std * 255 - 128
+    grey = whole.tower.mean * 255 - 127, whole.tower.std * 255 - 128
     assert all(float(rest.abs().max()) < 1e-4 for rest in grey), "the network was trained on (pixel - 127) / 128"
 
 

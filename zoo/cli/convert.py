@@ -33,6 +33,7 @@ from zoo.cli.options import (
     precision,
     told,
 )
+from zoo.cli.sampling import Guidance, Sampling, Seed, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +88,7 @@ def tokenize(
         items = find_items(inputs, suffixes(tokenizer.spec.modality))
         targets = output_paths(items, output, TOKENS, single=[TOKENS])
         beside = told(tokenizer, text)
-        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, Sampling())
     pairs = list(zip(items, targets, strict=True))
     with Job("tokenize", len(items), errors_beside(output, [TOKENS])) as job:
         if plan is not None:
@@ -125,6 +126,9 @@ def detokenize(
     text: Annotated[
         str | None, typer.Option("--text", help="Caption of the pictures; by default the one in the token file.")
     ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
     file_format: Format = None,
     bits: Bits = 16,
     chunk: Chunk = 30.0,
@@ -158,7 +162,8 @@ def detokenize(
                 job.skip()
                 continue
             with job.guard(item):
-                _restore(item, target, model, text, named, device, dtype, chunk, bits)
+                sampling = Sampling(steps, guidance, seed)
+                _restore(item, target, model, text, named, device, dtype, sampling, chunk, bits)
 
 
 def _restore(
@@ -169,6 +174,7 @@ def _restore(
     opened: dict[str, Tokenizer],
     device: str,
     dtype: DtypeName,
+    sampling: Sampling,
     chunk: float,
     bits: int,
 ) -> None:
@@ -189,13 +195,15 @@ def _restore(
     if name not in opened:
         opened[name] = open_tokenizer(name, device)
     tokenizer = opened[name]
+    sampling.check(tokenizer)
     if isinstance(tokenizer, AudioTokenizer):
-        restore(tokenizer, tokens, facts, target, dtype=dtype, chunk=chunk, bits=bits)
+        restore(tokenizer, tokens, facts, target, dtype=dtype, sampling=sampling, chunk=chunk, bits=bits)
         return
     fit, beside = _fit(facts), told(tokenizer, facts.get("text") if text is None else text)
     for number in range(len(tokens)):
+        code = tokens[number].to(tokenizer.device)
         with torch.inference_mode(), precision(tokenizer, dtype):
-            image = tokenizer.decode(tokens[number].to(tokenizer.device), **beside)[0].float().cpu()
+            image = tokenizer.decode(code, **sampling.options(tokenizer), **beside)[0].float().cpu()
         path = target if len(tokens) == 1 else target.with_stem(f"{target.stem}-{number:04d}")
         write_image(path, image if fit is None else fit.unfit(image))
 

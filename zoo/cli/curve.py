@@ -24,6 +24,7 @@ from zoo.cli.options import (
     open_tokenizer,
     token_counts,
 )
+from zoo.cli.sampling import Guidance, Sampling, Seed, Steps
 
 if TYPE_CHECKING:
     from zoo.cli.rates import Entry, Row
@@ -64,6 +65,9 @@ def curve(
     metric: Annotated[MetricName, typer.Option(help="What the y axis measures.")] = MetricName.psnr,
     baselines: Annotated[bool, typer.Option(help="Draw JPEG and WebP, at nine qualities each.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, the first by their names.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
     batch_size: BatchSize = 8,
@@ -92,10 +96,12 @@ def curve(
             raise ValueError(f"-o names a .png file, got {output}")
         items = find_items([data], IMAGE_SUFFIXES)[:limit]
         entries = _entries(list(dict.fromkeys(names)), tokens, device, across)
+        sampling = Sampling(steps, guidance, seed)
+        sampling.check(*(entry.tokenizer for entry in entries))
         if metric is MetricName.lpips:
             require_lpips()
     metrics = list(dict.fromkeys(("psnr", "ssim", metric.value)))
-    protocol = Protocol(metrics, fit.value, max_side, baselines, dtype, batch_size)
+    protocol = Protocol(metrics, fit.value, max_side, baselines, dtype, sampling, batch_size)
     with Job("curve", len(items), output.parent / "errors.jsonl") as job:
         if rows := measure_all(job, items, entries, protocol):
             lines, label = _lines(rows, entries, across, metric)

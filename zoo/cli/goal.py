@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.cli.jobs import Sample
+    from zoo.cli.sampling import Sampling
     from zoo.fit import Fitted
     from zoo.tokenizer import Tokenizer
     from zoo.tokens import Tokens
 
-__all__ = ["Goal", "noise", "read_goal", "require_lpips"]
+__all__ = ["Goal", "read_goal", "require_lpips"]
 
 KINDS = ("psnr", "ssim", "lpips", "bits", "bpp")
 
@@ -34,7 +35,7 @@ class Goal:
     def __str__(self) -> str:
         return f"{self.kind}={self.value:g}"
 
-    def cut(self, tokenizer: Tokenizer, code: Tokens, samples: Sequence[Sample]) -> Fitted:
+    def cut(self, tokenizer: Tokenizer, code: Tokens, samples: Sequence[Sample], sampling: Sampling) -> Fitted:
         """The codes of pictures, each cut to its own length; what was added as a border does not count."""
         import torch
 
@@ -48,18 +49,11 @@ class Goal:
         measure, sign = getattr(metrics, self.kind), -1 if self.kind == "lpips" else 1
 
         def quality(tokens: Tokens) -> torch.Tensor:
-            outputs = tokenizer.decode(tokens, generator=noise(tokenizer)).float().cpu()
+            outputs = tokenizer.decode(tokens, **sampling.options(tokenizer)).float().cpu()
             given = [sample.fit.trim(output)[None] for sample, output in zip(samples, outputs, strict=True)]
             return sign * torch.cat([measure(*pair) for pair in zip(given, seen, strict=True)])
 
         return bisect(code, quality, sign * self.value)
-
-
-def noise(tokenizer: Tokenizer) -> torch.Generator:
-    """The same for every decoding, so that lengths of a stochastic decoder can be compared."""
-    import torch
-
-    return torch.Generator(tokenizer.device).manual_seed(0)
 
 
 def read_goal(text: str | None, tokenizer: Tokenizer) -> Goal | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from zoo.cli.inputs import Item
     from zoo.cli.jobs import Job
+    from zoo.cli.sampling import Sampling
     from zoo.data.images import Fit
     from zoo.metrics import Format
     from zoo.tokenizer import Tokenizer
@@ -56,6 +57,7 @@ class Protocol:
         max_side: of pictures that keep their size.
         baselines: measure JPEG and WebP too.
         dtype: of encoders and decoders.
+        sampling: of decoders that paint by steps.
         batch_size: pictures that run together.
     """
 
@@ -64,6 +66,7 @@ class Protocol:
     max_side: int | None
     baselines: bool
     dtype: DtypeName
+    sampling: Sampling
     batch_size: int
 
 
@@ -133,15 +136,13 @@ def _codes(entry: Entry, views: Sequence[tuple[Tensor, Fit]], protocol: Protocol
     """Of pictures of one size, each with the rows of a tokenizer at all lengths."""
     import torch
 
-    from zoo.cli.goal import noise
-
     tokenizer = entry.tokenizer
     rows: list[list[Row]] = [[] for _ in views]
     with torch.inference_mode(), precision(tokenizer, protocol.dtype):
         code = tokenizer.encode(torch.stack([image for image, _ in views]).to(tokenizer.device))
         for count in entry.counts:
             part = code if count is None else code.keep(count)
-            outputs = tokenizer.decode(part, generator=noise(tokenizer)).float().cpu()
+            outputs = tokenizer.decode(part, **protocol.sampling.options(tokenizer)).float().cpu()
             kept, bits = part.mask.sum(1), None if tokenizer.spec.continuous else part.bits()
             for number, (image, record) in enumerate(views):
                 target = record.trim(image)

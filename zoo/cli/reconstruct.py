@@ -35,6 +35,7 @@ from zoo.cli.options import (
     token_counts,
     told,
 )
+from zoo.cli.sampling import Guidance, Sampling, Seed, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,9 @@ def reconstruct(
         ),
     ] = None,
     text: Text = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
     channels: Channels = ChannelsName.mix,
@@ -88,13 +92,14 @@ def reconstruct(
       zoo reconstruct photo.jpg -m fsq_f8_tiny -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --tokens 8,32,128 -o demo/
       zoo reconstruct photos/ -m onedpiece_tiny_128 --target psnr=20 -o demo/
+      zoo reconstruct photo.jpg -m flextok_tiny_128 --steps 4 --guidance 1.5 -o demo/
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
       zoo reconstruct speech.wav -m wavtokenizer_small_75 -o demo/
       zoo reconstruct music.flac -m encodec_24khz -o demo/music.flac --codebooks 8
     """
     import torch
 
-    from zoo.cli.goal import noise, read_goal
+    from zoo.cli.goal import read_goal
     from zoo.cli.jobs import Job, load_samples, run_batches
     from zoo.cli.sounds import plan_sounds
     from zoo.data.audio import WRITABLE_AUDIO
@@ -114,9 +119,11 @@ def reconstruct(
         if text is not None and target is not None:
             raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
-        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype)
+        sampling = Sampling(steps, guidance, seed)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
         if not tokenizer.spec.decodes:
             raise ValueError(f"{model} only encodes, it gives nothing back; use `zoo tokenize`")
+        sampling.check(tokenizer)
     pairs = list(zip(items, targets, strict=True))
     records: list[dict[str, Any]] = []
     with Job("reconstruct", len(items), errors_beside(output, single)) as job:
@@ -124,10 +131,12 @@ def reconstruct(
         def work(batch: Tensor, samples: Sequence[Sample]) -> None:
             with torch.inference_mode(), precision(tokenizer, dtype):
                 code = tokenizer.encode(batch.to(tokenizer.device), **beside)
-                found = None if goal is None else goal.cut(tokenizer, code, samples)
+                found = None if goal is None else goal.cut(tokenizer, code, samples, sampling)
                 codes = [code if count is None else code.keep(count) for count in counts]
                 codes = codes if found is None else [found.tokens]
-                outputs = [tokenizer.decode(part, generator=noise(tokenizer), **beside).float().cpu() for part in codes]
+                outputs = [
+                    tokenizer.decode(part, **sampling.options(tokenizer), **beside).float().cpu() for part in codes
+                ]
             bits = [None if tokenizer.spec.continuous else part.bits() for part in codes]
             for number, sample in enumerate(samples):
                 with job.guard(sample.item):

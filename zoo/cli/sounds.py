@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.inputs import Item
 from zoo.cli.jobs import Job
 from zoo.cli.options import ChannelsName, DtypeName, precision
+from zoo.cli.sampling import Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,6 +63,7 @@ class Plan:
         chunk: seconds; longer sounds are processed in pieces.
         codebooks: how many of a residual code; None for all.
         dtype: of encoder and decoder.
+        sampling: of stochastic decoders.
     """
 
     tokenizer: AudioTokenizer
@@ -70,6 +72,7 @@ class Plan:
     chunk: float
     codebooks: int | None
     dtype: DtypeName
+    sampling: Sampling
 
     def fitted(self, file: AudioFile) -> tuple[Signal, Origin]:
         """A file at the tokenizer's rate, and on its channels unless each channel goes alone."""
@@ -96,6 +99,7 @@ def plan_sounds(
     chunk: float,
     codebooks: int | None,
     dtype: DtypeName,
+    sampling: Sampling,
 ) -> Plan | None:
     """The plan for a tokenizer of sound, None for one of pictures.
 
@@ -110,7 +114,7 @@ def plan_sounds(
         return None
     if codebooks is not None:
         check_codebooks(tokenizer.quantizer, codebooks)
-    return Plan(tokenizer, model, channels, chunk, codebooks, dtype)
+    return Plan(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
 
 
 @dataclass(slots=True)
@@ -240,6 +244,7 @@ def restore(
     target: Path,
     *,
     dtype: DtypeName,
+    sampling: Sampling,
     chunk: float,
     bits: int,
 ) -> None:
@@ -251,7 +256,7 @@ def restore(
     together = origin is not None and len(tokens) == (origin.channels if origin.each else 1)
     parts = [tokens] if together else [tokenizer.trim(tokens[number]) for number in range(len(tokens))]
     for number, part in enumerate(parts):
-        sound: Signal = decode_long(tokenizer, part, seconds=chunk)
+        sound: Signal = decode_long(tokenizer, part, seconds=chunk, **sampling.options(tokenizer))
         if together and origin is not None:
             sound = origin.undo(sound)
         path = target if len(parts) == 1 else target.with_stem(f"{target.stem}-{number:04d}")
@@ -270,13 +275,15 @@ def send_through(plan: Plan, tally: Tally, item: Item, target: Path, bits: int) 
         signal, origin = plan.fitted(file)
         tokens = plan.encode(signal, origin.each)
         with precision(plan.tokenizer, plan.dtype):
-            write_audio(target, origin.undo(decode_long(plan.tokenizer, tokens, seconds=plan.chunk)), bits=bits)
+            options = plan.sampling.options(plan.tokenizer)
+            made = decode_long(plan.tokenizer, tokens, seconds=plan.chunk, **options)
+            write_audio(target, origin.undo(made), bits=bits)
         facts = tally.add(origin, tokens, plan.tokenizer.spec.input_shape[0])
-        with AudioFile(target) as made:
+        with AudioFile(target) as written:
             channels = file.channels if origin.each else min(file.channels, plan.tokenizer.spec.input_shape[0])
-            fidelity = si_sdr(made, file, channels)
+            fidelity = si_sdr(written, file, channels)
             facts |= {"si_sdr": None if math.isnan(fidelity) else round(fidelity, 3)}
-            write_image(picture, sheet(plan.model, item, file, made, facts))
+            write_image(picture, sheet(plan.model, item, file, written, facts))
     return {"input": str(item.path), "output": str(target), "spectrograms": str(picture), **facts}
 
 

@@ -49,7 +49,8 @@ def convert_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return key
         room, place, rest = found[1].partition(".")[0], places[found[1]][int(found[2])], found[3]
         if inner := re.fullmatch(r"block\.(\d+)\.(.+)", rest):
-            rest = _in_encoder_stage(*inner.groups()) if room == "encoder" else _in_decoder_stage(*inner.groups(), first_unit)
+            in_stage = _in_encoder_stage if room == "encoder" else _in_decoder_stage
+            rest = in_stage(int(inner[1]) - (0 if room == "encoder" else first_unit), inner[2])
         return f"{room}.{place}.{rest}"
 
     return _convert(kept, ours)
@@ -112,15 +113,15 @@ def _in_unit(rest: str) -> str:
     return f"{UNIT[int(number)]}.{name}"
 
 
-def _in_encoder_stage(place: str, rest: str) -> str:
+def _in_encoder_stage(unit: int, rest: str) -> str:
     if rest.startswith("block."):
-        return f"units.{place}.{_in_unit(rest)}"
+        return f"units.{unit}.{_in_unit(rest)}"
     return f"snake.{rest}" if rest == "alpha" else f"down.{rest}"
 
 
-def _in_decoder_stage(place: str, rest: str, first_unit: int) -> str:
+def _in_decoder_stage(unit: int, rest: str) -> str:
     if rest.startswith("block."):
-        return f"units.{int(place) - first_unit}.{_in_unit(rest)}"
+        return f"units.{unit}.{_in_unit(rest)}"
     if rest.startswith("linear."):
         return f"noise.{rest}"
     return f"snake.{rest}" if rest == "alpha" else f"up.{rest}"

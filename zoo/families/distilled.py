@@ -15,7 +15,7 @@ from quantizers import Quantizer
 from quantizers.nearest import nearest_code
 from zoo.families.dropout import visible
 from zoo.families.maskgit_vqgan import MaskGITVQGAN, convolution_key
-from zoo.spec import TokenizerSpec
+from zoo.families.sequence import sequence_spec
 from zoo.tokenizer import Tokenizer
 
 __all__ = ["DistilledTokenizer", "convert_distilled", "transformer_arguments", "quantizer_node", "shared_arguments"]
@@ -53,11 +53,7 @@ class DistilledTokenizer(Tokenizer):
         super().__init__(encoder, quantizer, decoder)
         if not isinstance(decoder, ProxyDecoder):
             raise ValueError(f"{type(self).__name__} needs a decoders.ProxyDecoder, got {type(decoder).__name__}")
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
+        self.check_widths()
         if num_tokens > min(encoder.num_tokens, decoder.num_tokens):
             raise ValueError(
                 f"num_tokens={num_tokens}, but the encoder has {encoder.num_tokens} tokens and the decoder reads "
@@ -69,15 +65,7 @@ class DistilledTokenizer(Tokenizer):
                 "they are of one grid tokenizer"
             )
         self.proxy_training = proxy_training
-        self.spec = TokenizerSpec(
-            modality="image",
-            input_shape=(3, encoder.image_size, encoder.image_size),
-            codebook_sizes=quantizer.codebook_sizes,
-            dim=quantizer.dim,
-            num_tokens=num_tokens,
-            order="coarse_to_fine",
-            flexible=True,
-        )
+        self.spec = sequence_spec(encoder, quantizer, num_tokens=num_tokens)
 
     def proxy_codes(self, base: Tensor) -> Tensor:
         """Codes (B, h, w) int64 of the grid tokenizer for latents (B, h * w, D) of its encoder."""

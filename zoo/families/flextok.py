@@ -44,7 +44,8 @@ class FlexTok(Tokenizer):
         quantizer: any.
         decoder: reads N tokens, `quantizer.dim` wide.
         vae: a continuous grid tokenizer whose latents are encoded and painted, kept frozen; None for pixels.
-        image_size: side of the square images; smaller ones are taken too, if their sides are whole patches.
+        image_size: side of the square images; smaller ones are taken too, if their sides are whole patches and the
+            parts have no levels.
         latent_scale: factor on the latents of the VAE.
         latent_shift: subtracted from the latents before that.
         sample_posterior: encode a draw from the VAE's posterior instead of its mean, as the published weights were
@@ -60,6 +61,7 @@ class FlexTok(Tokenizer):
         ValueError: parts that do not fit each other, or a value outside its range.
     """
 
+    iterative = True
     encoder: FlexTokEncoder
     quantizer: Quantizer
     decoder: FlexTokDecoder
@@ -93,6 +95,7 @@ class FlexTok(Tokenizer):
             "tokens": (encoder.num_tokens, decoder.num_tokens),
             "patch sizes": (encoder.patch_size, decoder.patch_size),
             "grids": (encoder.grid, decoder.grid),
+            "levels": (encoder.levels, decoder.levels),
             "widths in front of the quantizer": (encoder.dim, quantizer.input_dim),
             "widths behind it": (quantizer.dim, decoder.dim),
         }
@@ -288,6 +291,8 @@ class FlexTok(Tokenizer):
         """Images whose sides are whole patches, at most as many as the position tables have."""
         sides = [divmod(side, self.step) for side in shape[1:]]
         within = all(0 < count <= limit for (count, _), limit in zip(sides, self.encoder.grid, strict=True))
+        if self.encoder.levels is not None:
+            within = tuple(count for count, _ in sides) == self.encoder.grid
         return shape[0] == 3 and within and not any(rest for _, rest in sides)
 
     def _fixed_draw(self, clean: Tensor) -> Noised:

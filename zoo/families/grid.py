@@ -36,11 +36,7 @@ class GridTokenizer(Tokenizer):
 
     def __init__(self, encoder: Any, quantizer: Quantizer, decoder: Any, image_size: int = 256) -> None:
         super().__init__(encoder, quantizer, decoder)
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
+        self.check_widths()
         if encoder.downsample != decoder.downsample:
             raise ValueError(f"encoder.downsample={encoder.downsample}, decoder.downsample={decoder.downsample}")
         cells = (-(-image_size // encoder.downsample)) ** 2

@@ -15,8 +15,8 @@ from encoders.layers.levels import halving_levels
 from quantizers import Quantizer
 from zoo.families.dropout import NestedDropout, visible
 from zoo.families.maskgit_vqgan import convolution_key, pixel_arguments
+from zoo.families.sequence import sequence_spec
 from zoo.families.titok import transformer_arguments, vq_node
-from zoo.spec import TokenizerSpec
 from zoo.tokenizer import Reconstruction, Tokenizer
 
 __all__ = ["ResTok"]
@@ -76,21 +76,8 @@ class ResTok(Tokenizer):
                 f"the encoder has {encoder.grid} x {encoder.grid} patches and levels {encoder.levels}, "
                 f"the decoder {decoder.grid} x {decoder.grid} and {decoder.levels}"
             )
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
-        self.spec = TokenizerSpec(
-            modality="image",
-            input_shape=(3, encoder.image_size, encoder.image_size),
-            codebook_sizes=quantizer.codebook_sizes,
-            dim=quantizer.dim,
-            num_tokens=encoder.num_tokens,
-            order="coarse_to_fine",
-            flexible=True,
-            scales=encoder.scales,
-        )
+        self.check_widths()
+        self.spec = sequence_spec(encoder, quantizer, scales=encoder.scales)
 
     @property
     def features(self) -> dict[str, int]:

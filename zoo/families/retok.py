@@ -13,7 +13,7 @@ from decoders import ReTokDecoder
 from encoders import ReTokEncoder
 from quantizers import Quantizer
 from zoo.families.dropout import NestedDropout, visible
-from zoo.spec import TokenizerSpec
+from zoo.families.sequence import sequence_spec
 from zoo.tokenizer import Reconstruction, Tokenizer
 
 __all__ = ["ReTok"]
@@ -97,20 +97,8 @@ class ReTok(Tokenizer):
             raise ValueError(f"(num_tokens, padding) is {ours} in the encoder but {theirs} in the decoder")
         if encoder.image_size != decoder.image_size:
             raise ValueError(f"encoder.image_size={encoder.image_size} but decoder.image_size={decoder.image_size}")
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
-        self.spec = TokenizerSpec(
-            modality="image",
-            input_shape=(3, encoder.image_size, encoder.image_size),
-            codebook_sizes=quantizer.codebook_sizes,
-            dim=quantizer.dim,
-            num_tokens=encoder.num_tokens,
-            order="coarse_to_fine",
-            flexible=True,
-        )
+        self.check_widths()
+        self.spec = sequence_spec(encoder, quantizer)
 
     @property
     def features(self) -> dict[str, int]:

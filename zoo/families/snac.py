@@ -31,8 +31,8 @@ class SNAC(AudioCodec):
     A frame is a latent of `hop_length` samples. Frames come in whole blocks: as many as share a coarsest code, times
     whole windows of attention. A sound gets zeros behind up to whole blocks, and comes back at its own length. With
     `MultiRate`, the N tokens of F frames are F / stride_1, then F / stride_2, ..., coarse to fine: `spec.scales`,
-    `tokens.by_scale()`, and `tokens.to_ids("frames")` for the stream in which coarse and fine codes take turns. Any other
-    quantizer gives a token per frame.
+    `tokens.by_scale()`, and `tokens.to_ids("frames")` for the stream in which coarse and fine codes take turns. Any
+    other quantizer gives a token per frame.
 
     Published decoders add noise when they decode. Here it is fixed, a function of the place in the sound alone, unless
     `decode` is given a `generator` or the `noise` itself; `tokenizer.noisy = False` switches it off. Training draws it.
@@ -76,8 +76,9 @@ class SNAC(AudioCodec):
     ) -> Tokens:
         """What `encode` does.
 
-        With `lengths` and several levels, `Tokens.lengths` stays None, because the end of an item is no end of the code:
-        `size` tells the items apart, padding has index 0, and `trim(tokens[1])` is what the second sound has alone.
+        With `lengths` and several levels, `Tokens.lengths` stays None, because the end of an item is no end of the
+        code: `size` tells the items apart, padding has index 0, and `trim(tokens[1])` is what the second sound has
+        alone.
         """
         if lengths is None or not self.spec.scales:
             return super().encode_by(quantizer, x, lengths, codebooks)

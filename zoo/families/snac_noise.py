@@ -36,7 +36,11 @@ def fixed_noise(rates: Sequence[int], start: int, frames: int) -> list[Tensor]:
 
 
 def drawn_noise(
-    rates: Sequence[int], batch: int, frames: int, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
+    rates: Sequence[int],
+    batch: int,
+    frames: int,
+    generator: torch.Generator | None = None,
+    device: str | torch.device = "cpu",
 ) -> list[Tensor]:
     """(batch, 1, frames * rate) standard normal float32 for each stage, in the order in which the reference draws.
 
@@ -52,6 +56,7 @@ def checked_noise(noise: Tensor | Sequence[Tensor], rates: Sequence[int], batch:
     given = [noise] if isinstance(noise, Tensor) else list(noise)
     wanted = [(batch, 1, frames * rate) for rate in rates]
     found = [tuple(one.shape) for one in given]
-    if len(found) != len(wanted) or any(one not in (want, (1, *want[1:])) for one, want in zip(found, wanted, strict=True)):
+    fits = [one in (want, (1, *want[1:])) for one, want in zip(found, wanted, strict=False)]
+    if len(found) != len(wanted) or not all(fits):
         raise ValueError(f"SNAC expects one noise per stage, {wanted} with a batch of {batch} or 1, got {found}")
     return given

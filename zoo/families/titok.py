@@ -14,7 +14,8 @@ from encoders import PyramidEncoder, ViT1D
 from quantizers import Quantizer
 from zoo.families.dropout import NestedDropout, visible
 from zoo.families.maskgit_vqgan import MaskGITVQGAN, convolution_key, pixel_arguments
-from zoo.spec import Order, TokenizerSpec
+from zoo.families.sequence import sequence_spec
+from zoo.spec import Order
 from zoo.tokenizer import Reconstruction, Tokenizer
 
 __all__ = ["TiTok"]
@@ -82,17 +83,10 @@ class TiTok(Tokenizer):
         self.proxy_training = proxy_training
         if encoder.num_tokens != decoder.num_tokens:
             raise ValueError(f"encoder.num_tokens={encoder.num_tokens} but decoder.num_tokens={decoder.num_tokens}")
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
-        self.spec = TokenizerSpec(
-            modality="image",
-            input_shape=(3, encoder.image_size, encoder.image_size),
-            codebook_sizes=quantizer.codebook_sizes,
-            dim=quantizer.dim,
-            num_tokens=encoder.num_tokens,
+        self.check_widths()
+        self.spec = sequence_spec(
+            encoder,
+            quantizer,
             order=self.order if dropout is None else "coarse_to_fine",
             flexible=self.flexible or dropout is not None,
             scales=encoder.scales if isinstance(encoder, PyramidEncoder) else (),

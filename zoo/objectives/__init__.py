@@ -21,12 +21,14 @@ from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_
 from zoo.objectives.image import ImageObjective
 from zoo.objectives.perceptual import LPIPS, FeaturePerceptual, LogitPerceptual, MeanPerceptual
 from zoo.objectives.proxy import ProxyObjective
+from zoo.objectives.vision_critic import DiffAugment, VisionCritic
 
 __all__ = [
     "Adversary",
     "Alignment",
     "AudioObjective",
     "Balancer",
+    "DiffAugment",
     "LPIPS",
     "FeaturePerceptual",
     "FlowObjective",
@@ -45,6 +47,7 @@ __all__ = [
     "SISDRLoss",
     "STFTLoss",
     "WaveformLoss",
+    "VisionCritic",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
 ]

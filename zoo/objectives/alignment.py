@@ -31,6 +31,8 @@ class Alignment(nn.Module):
         net: a network of timm. That of the default comes with pip, others are downloaded once.
         size: pixels at which the network looks; None for its own.
         stage: which of the network's maps; None for the last.
+        pool: how the network sums a picture up: timm's `global_pool`, such as "token" for its class token; None for
+            its own way.
         compare: "cosine" is max(0, 1 - margin - cosine), "mse" the squared error.
         margin: for "cosine": what is this close to 1 counts as equal (ResTok: 0.25).
         projector: "mlp" of three layers with SiLU (REPA), "linear", or "none" for a family that projects by itself.
@@ -54,6 +56,7 @@ class Alignment(nn.Module):
         net: str = OFFLINE,
         size: int | None = None,
         stage: int | None = None,
+        pool: str | None = None,
         compare: Compare = "cosine",
         margin: float = 0.0,
         projector: Projector = "mlp",
@@ -75,7 +78,7 @@ class Alignment(nn.Module):
         if not 0 <= tail <= 1:
             raise ValueError(f"tail is a share of the strength, 0 to 1, got {tail}")
         self.compare, self.margin, self.weight, self.tail = compare, margin, weight, tail
-        self.net = VisionFeatures(net, size=size, stage=stage, pretrained=pretrained)
+        self.net = VisionFeatures(net, size=size, stage=stage, pool=pool, pretrained=pretrained)
         if projector == "none" and set(widths) != {self.net.dim}:
             raise ValueError(f"without projector the features must be {self.net.dim} wide as {net} is, got {widths}")
         self.projectors = nn.ModuleList(project(width, hidden, self.net.dim, projector) for width in widths)

