@@ -54,10 +54,9 @@ class DACDecoder(nn.Module):
         self.stages = nn.ModuleList(UpStage(width // 2**level, stride, short) for level, stride in enumerate(strides))
         self.snake = Snake(width // 2 ** len(strides))
         self.head = TimeConv(width // 2 ** len(strides), channels, 7)
-        steps = 1
-        for stage in self.stages:
-            steps = stage.up.length(steps)
-        self.lost = self.hop_length - steps
+        self.lost = 0
+        for stride in strides:
+            self.lost = self.lost * stride + (stride % 2 if short else 0)
         self.context = latent_context((self.stem, *self.stages, self.head), self.hop_length)
 
     def forward(self, latents: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -72,8 +71,7 @@ class DACDecoder(nn.Module):
         """
         x = blank_steps(self.stem(blank_steps(latents, lengths)), lengths)
         for stage in self.stages:
-            x = stage(x, lengths)
-            lengths = None if lengths is None else stage.up.length(lengths)
+            x, lengths = stage(x, lengths)
         sound = self.head(self.snake(x, spare=True)).tanh().mT
         return self._complete(sound, lengths) if self.lost else sound
 
@@ -99,10 +97,10 @@ class UpStage(nn.Module):
         """Input steps that the output steps from `first` to `last` depend on."""
         return self.up.reads(*self.units.reads(first, last))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T, W) -> (B, T * stride, W / 2), or a step less; `lengths` (B,) real steps of each item."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, W) -> (B, T * stride, W / 2), or a step less, both with the real steps (B,) of each item."""
         lengths = None if lengths is None else self.up.length(lengths)
-        return self.units(blank_steps(self.up(self.snake(x, spare=True)), lengths), lengths)
+        return self.units(blank_steps(self.up(self.snake(x, spare=True)), lengths), lengths), lengths
 
 
 def latent_context(layers: Iterable[Any], hop_length: int) -> tuple[int, int]:

@@ -101,8 +101,7 @@ class SNACDecoder(nn.Module):
         if self.attention is not None:
             x = blank_steps(self.attention(x), lengths)
         for number, stage in enumerate(self.stages):
-            x = stage(x, lengths, None if noise is None else noise[number])
-            lengths = None if lengths is None else stage.up.length(lengths)
+            x, lengths = stage(x, lengths, None if noise is None else noise[number])
         return self.head(self.snake(x, spare=True)).tanh().mT
 
 
@@ -120,13 +119,19 @@ class NoisyStage(nn.Module):
         """Input steps that the output steps from `first` to `last` depend on."""
         return self.up.reads(*self.units.reads(first, last))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B, T, W) -> (B, T * stride, W / 2); `noise` (B or 1, 1, T * stride)."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, W) -> (B, T * stride, W / 2), both with the real steps (B,) of each item.
+
+        Args:
+            noise: (B or 1, 1, T * stride), or None for none.
+        """
         lengths = None if lengths is None else self.up.length(lengths)
         x = blank_steps(self.up(self.snake(x, spare=True)), lengths)
         if self.noise is not None and noise is not None:
             x = self.noise(x, noise)
-        return self.units(x, lengths)
+        return self.units(x, lengths), lengths
 
 
 class NoiseBlock(nn.Module):

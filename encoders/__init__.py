@@ -15,6 +15,7 @@ from .rollout import RolloutViT1D
 from .s3 import S3Encoder
 from .seanet import SEANetEncoder
 from .snac import SNACEncoder
+from .spectral import SpectralEncoder
 from .vae import KLEncoder
 from .vit1d import ViT1D
 
@@ -35,5 +36,6 @@ __all__ = [
     "S3Encoder",
     "SEANetEncoder",
     "SNACEncoder",
+    "SpectralEncoder",
     "ViT1D",
 ]

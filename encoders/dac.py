@@ -62,8 +62,7 @@ class DACEncoder(nn.Module):
         lengths = whole_hops(x, lengths, self.channels, self.hop_length, type(self).__name__)
         x = blank_steps(self.stem(x.mT), lengths)
         for stage in self.stages:
-            x = stage(x, lengths)
-            lengths = None if lengths is None else lengths // stage.down.stride
+            x, lengths = stage(x, lengths)
         return self.head(self.snake(x, spare=True))
 
 
@@ -80,10 +79,11 @@ class DownStage(nn.Module):
         """Input steps that the output steps from `first` to `last` depend on."""
         return self.units.reads(*self.down.reads(first, last))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T, W) -> (B, T / stride, 2 W); `lengths` (B,) real steps, multiples of the stride, of each item."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, W) -> (B, T / stride, 2 W), both with the real steps (B,) of each item, in whole strides."""
         x = self.down(self.snake(self.units(x, lengths), spare=True))
-        return blank_steps(x, None if lengths is None else lengths // self.down.stride)
+        lengths = None if lengths is None else lengths // self.down.stride
+        return blank_steps(x, lengths), lengths
 
 
 def sample_context(layers: Iterable[Any], hop_length: int) -> tuple[int, int]:

@@ -87,8 +87,7 @@ class SNACEncoder(nn.Module):
         lengths = whole_hops(x, lengths, self.channels, self.hop_length * self.block, type(self).__name__)
         x = blank_steps(self.stem(x.mT), lengths)
         for stage in self.stages:
-            x = stage(x, lengths)
-            lengths = None if lengths is None else lengths // stage.down.stride
+            x, lengths = stage(x, lengths)
         if self.attention is not None:
             x = blank_steps(self.attention(x), lengths)
         x = self.head(x)

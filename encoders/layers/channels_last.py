@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["convolve", "is_spread", "spread_first", "transpose_convolve", "worthwhile"]
+__all__ = ["add_shortcut", "convolve", "is_spread", "spread_first", "transpose_convolve", "worthwhile"]
 
 WIDTH = 16  # channels: as many float32 as a vector register holds
 SIZE = 2**17  # numbers of a signal
@@ -35,8 +35,19 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
     """`F.conv1d` of a spread x; the result is spread."""
     if weight.shape[2] == 1 and stride == 1 and not padding:
         return F.linear(x.mT, weight[..., 0], bias).mT
+    if weight.numel() > x.numel():  # the weights would be laid out anew at a higher price than the signal
+        return _spread(F.conv1d(x.contiguous(), weight, bias, stride, padding, dilation))
     along = (1, stride), (0, padding), (1, dilation)
     return F.conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, *along).squeeze(2)
+
+
+def add_shortcut(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """y + a convolution of width 1 of x, written into y, which must be spread like x."""
+    total = y.mT.flatten(0, 1)
+    if bias is not None:
+        total += bias
+    total.addmm_(x.mT.flatten(0, 1), weight[..., 0].T)
+    return y
 
 
 def transpose_convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -46,8 +57,14 @@ def transpose_convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: i
     Every output has two inputs, its own and the one before, so that all phases are one convolution of two taps.
     """
     inputs, outputs, _ = weight.shape
+    if weight.numel() > 2 * stride * outputs * x[:, 0].numel():
+        return _spread(F.conv_transpose1d(x.contiguous(), weight, bias, stride))
     taps = weight.view(inputs, outputs, 2, stride).flip(2).permute(3, 1, 0, 2).reshape(stride * outputs, inputs, 1, 2)
     phases = None if bias is None else bias.repeat(stride)
     padded = F.pad(x.mT, (0, 0, 1, 1)).mT
     y = F.conv2d(padded.unsqueeze(2), taps, phases).squeeze(2).mT
     return y.reshape(len(x), -1, outputs).mT
+
+
+def _spread(x: Tensor) -> Tensor:
+    return x.mT.contiguous().mT

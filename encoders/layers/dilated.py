@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ class DilatedUnits(nn.ModuleList):
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
         """Input steps that the output steps from `first` to `last` depend on."""
-        for unit in reversed(list(self)):
+        units: list[Any] = list(self)
+        for unit in reversed(units):
             first, last = unit.reads(first, last)
         return first, last
 

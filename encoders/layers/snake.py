@@ -63,12 +63,12 @@ class _Snake(torch.autograd.Function):
     """The formula, with its derivatives by x, 1 + sin(2 alpha x), and by alpha."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx, x: Tensor, alpha: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, alpha)
         return _snake(x, alpha, spare=False)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, frequency = ctx.saved_tensors
         alpha = _at_least_float32(frequency)
         inverse = (alpha + TINY).reciprocal()

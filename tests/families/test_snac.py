@@ -205,6 +205,21 @@ def test_other_trunks_and_quantizers_learn(tmp_path: Path) -> None:
     torch.testing.assert_close(out[1:, :, :30], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiles_as_one_graph() -> None:
+    torch.manual_seed(0)
+    encoder = SNACEncoder(width=32, strides=[3], window=4)
+    decoder = SNACDecoder(dim=64, width=64, strides=[3], window=4)
+    x = sound(120).float()
+    z = encoder(x)
+    noise = fixed_noise(decoder.noise_rates, 0, z.shape[1])
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, z, rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")(z, None, noise)
+    torch.testing.assert_close(compiled, decoder(z, None, noise), rtol=1e-4, atol=1e-5)
+
+
 def test_configs_and_shapes_that_do_not_fit_are_refused(tok: SNAC, attentive: SNAC) -> None:
     with pytest.raises(ValueError, match="equal rates both ways"):
         SNAC.reference_recipe({**CONFIG, "latent_dim": 7})
