@@ -1,4 +1,4 @@
-"""A log-mel spectrum and a small network at its frame rate: sound to latents without a stack of strided convolutions."""
+"""A log-mel spectrum and a small network at its frame rate: sound to latents without strided convolutions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if dim > bands:
-            raise ValueError(f"SpectralEncoder starts as {dim} coefficients of {bands} bands; set bands to {dim} or more")
+            raise ValueError(
+                f"SpectralEncoder starts as {dim} coefficients of {bands} bands; set bands to {dim} or more"
+            )
         self.mel = MelEncoder(sample_rate, bands, frame, hop_length, framing, floor=1e-5)
         self.dim, self.hop_length, self.channels, self.any_length = dim, hop_length, 1, True
         self.shortcut = nn.Linear(bands, dim)

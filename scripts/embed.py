@@ -2,6 +2,7 @@
 
     python scripts/embed.py runs/fsq_f8_tiny/model fsq_f8_tiny --measure data/open_photos \\
         --title "..." --data "..." --data-license "..." --hardware "..." --wall-clock "..."
+    python scripts/embed.py runs/wavtokenizer_tiny/model wavtokenizer_tiny --measure data/open_speech ...
 
 Writes checkpoints/weights/NAME.safetensors and checkpoints/NAME.yaml once everything is checked. What is not given
 stays as the card has it, so a command can be repeated with less. Numbers of other weights are refused, and those of
@@ -29,6 +30,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import zoo
+from zoo.data.audio import AUDIO_SUFFIXES, read_audio
 from zoo.data.images import IMAGE_SUFFIXES, fit, read_image
 from zoo.metrics import psnr
 from zoo.store.build import compose
@@ -40,9 +42,18 @@ from zoo.store.weights import load_strict
 from zoo.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARK = ROOT / "benchmarks/embedded_images.py"
+# By modality: the benchmark, the option for its data, the arguments that name the data of a training.
+BENCHMARKS = {
+    "image": ("embedded_images.py", "--photos", "data.root=data/open_photos/train"),
+    "audio": (
+        "embedded_speech.py",
+        "--speech",
+        "data.root=data/open_speech/train data.val_root=data/open_speech/val",
+    ),
+}
 MAX_BYTES = 12_000_000
 MAX_CHANGE = 0.05  # dB
+MAX_MEL_CHANGE = 0.01  # of the mean log-mel distance, which is natural logarithms
 TIES = 2  # codes that another machine may round otherwise
 SHOWN_TOKENS = (1, 4, 16, 64)
 UNLISTED = ("bytes", "within budget")
@@ -51,8 +62,8 @@ UNLISTED = ("bytes", "within budget")
 def main(
     folder: Annotated[Path, typer.Argument(help="Model folder that a training exported.")],
     name: Annotated[str, typer.Argument(help="Name of the model and of its recipe.")],
-    measure: Annotated[Path | None, typer.Option(help="Photographs of scripts/open_photos.py to measure on.")] = None,
-    metrics: Annotated[Path | None, typer.Option(help="Or the JSON of benchmarks/embedded_images.py.")] = None,
+    measure: Annotated[Path | None, typer.Option(help="What scripts/open_photos.py or open_speech.py made.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Or the JSON of its benchmark.")] = None,
     title: Annotated[str | None, typer.Option(help="What the model is, one line.")] = None,
     notes: Annotated[str | None, typer.Option(help="What a user should know.")] = None,
     paper: Annotated[str | None, typer.Option(help='For example "arXiv 2501.10064".')] = None,
@@ -63,6 +74,7 @@ def main(
     hardware: Annotated[str | None, typer.Option(help="What it ran on.")] = None,
     wall_clock: Annotated[str | None, typer.Option(help="How long it took.")] = None,
     photos: Annotated[Path, typer.Option(help="Pictures to compare the precisions on.")] = ROOT / "docs/assets/photos",
+    speech: Annotated[Path, typer.Option(help="Sounds to compare them on.")] = ROOT / "docs/assets/speech",
     cards: Annotated[Path, typer.Option(help="Folder of cards.")] = CARDS,
 ) -> None:
     """Write NAME's weights and card."""
@@ -77,22 +89,23 @@ def main(
         "hardware": hardware,
         "wall-clock": wall_clock,
     }
-    usual = {"command": f"zoo train {name} data.root=data/open_photos/train", "seed": int(recipe.seed)}
+    model = zoo.load(folder)
+    sound = model.spec.modality == "audio"
+    usual = {"command": f"zoo train {name} {BENCHMARKS[model.spec.modality][2]}", "seed": int(recipe.seed)}
     training = usual | old.get("training", {}) | {key: value for key, value in given.items() if value is not None}
     title = title or old.get("title")
     missing = [key for key in given if key not in training] + ([] if title else ["title"])
     if missing:
         raise typer.BadParameter(f"a new card needs {', '.join(missing)}: see --help")
-    model = zoo.load(folder)
     state = halve(model)
-    change = rounding(model, state, photos)
+    change = rounding_of_sound(model, state, speech) if sound else rounding(model, state, photos)
     packed = save(state, metadata={"format": "pt"})
     if len(packed) > MAX_BYTES:
         raise typer.BadParameter(f"{name} has {len(packed):,} bytes, at most {MAX_BYTES:,} are embedded")
     digest = hashlib.sha256(packed).hexdigest()
     rows = []
     if measure is not None:
-        rows = benchmark(folder, packed, measure)
+        rows = benchmark(folder, packed, measure, model.spec.modality)
     elif metrics is not None:
         rows = measured(metrics, digest)
     elif old.get("weights", {}).get("sha256") == digest:
@@ -116,7 +129,8 @@ def main(
         draft.write_bytes(packed)
     with replacing(cards / f"{name}.yaml") as draft:
         draft.write_text(text, "utf-8")
-    typer.echo(f"{weights}: {len(packed):,} bytes, sha256 {digest}; half precision moves PSNR by {change:.4f} dB")
+    moved = f"the log-mel distance by {change:.4f}" if sound else f"PSNR by {change:.4f} dB"
+    typer.echo(f"{weights}: {len(packed):,} bytes, sha256 {digest}; half precision moves {moved}")
     typer.echo(f"{cards / name}.yaml: {len(rows)} numbers")
 
 
@@ -187,6 +201,33 @@ def rounding(model: Tokenizer, state: Mapping[str, Tensor], photos: Path) -> flo
     return max(changes)
 
 
+@torch.inference_mode()
+def rounding_of_sound(model: Tokenizer, state: Mapping[str, Tensor], speech: Path) -> float:
+    """Largest change of a sound's log-mel distance to its original through half precision.
+
+    Raises:
+        BadParameter: it is not below 0.01, or there are no sounds.
+    """
+    from zoo.metrics import LogMelDistance
+
+    rounded = zoo.build(model.config).eval()
+    load_strict(rounded, state, source="half precision")
+    channels, rate = model.spec.input_shape[0], int(model.spec.sample_rate or 0)
+    changes = []
+    for path in sorted(path for path in speech.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES):
+        sound, found = read_audio(path, rate, channels)[None], []
+        for item in (model, rounded):
+            distance = LogMelDistance(rate)
+            distance.update(item(sound).output, sound)
+            found.append(float(distance.compute()))
+        changes.append(abs(found[1] - found[0]))
+    if not changes or max(changes) >= MAX_MEL_CHANGE:
+        raise typer.BadParameter(
+            f"half precision moves the log-mel distance by {changes} on {speech}, allowed is {MAX_MEL_CHANGE}"
+        )
+    return max(changes)
+
+
 def answers(model: Tokenizer, state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """What `zoo verify` is to find: the codes of a sample picture or of a tone, with the weights as they are packed."""
     spec = model.spec
@@ -208,15 +249,16 @@ def known(cards: Path, name: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def benchmark(folder: Path, packed: bytes, photos: Path) -> list[dict[str, Any]]:
-    """Run the benchmark on exactly the weights that go into the package."""
+def benchmark(folder: Path, packed: bytes, data: Path, modality: str) -> list[dict[str, Any]]:
+    """Run the benchmark of a modality on exactly the weights that go into the package."""
+    script, option, _ = BENCHMARKS[modality]
     with tempfile.TemporaryDirectory() as scratch:
         model, result = Path(scratch) / folder.name, Path(scratch) / "numbers.json"
         model.mkdir()
         (model / "model.safetensors").write_bytes(packed)
         shutil.copyfile(folder / "config.json", model / "config.json")
-        options: list[str | Path] = ["--photos", photos, "--model", model, "--json", result]
-        subprocess.run([sys.executable, BENCHMARK, *options], check=True)
+        options: list[str | Path] = [option, data, "--model", model, "--json", result]
+        subprocess.run([sys.executable, ROOT / "benchmarks" / script, *options], check=True)
         return measured(result, hashlib.sha256(packed).hexdigest())
 
 
@@ -239,7 +281,7 @@ def measured(path: Path, digest: str) -> list[dict[str, Any]]:
     shown = [item for item in numbers if wanted(item, largest)]
     shown.sort(key=lambda item: (sets.index(item["set"]), -(item["tokens"] or 0)))
     return [
-        {"name": label(item, fits[place(item)]), "value": float(f"{item['value']:.4g}")}
+        {"name": label(item, fits.get(place(item))), "value": float(f"{item['value']:.4g}")}
         | {key: item[key] for key in ("data", "crop", "origin")}
         for item in shown
     ]
@@ -259,10 +301,12 @@ def place(item: Mapping[str, Any]) -> tuple[str, str, int | None]:
     return item["set"], item["codec"], item["tokens"]
 
 
-def label(item: Mapping[str, Any], fits: float) -> str:
-    """A number's name on the card; `fits` is the share of files that are as small as the tokens."""
+def label(item: Mapping[str, Any], fits: float | None) -> str:
+    """A number's name on the card; `fits` is the share of files that are as small as the tokens, None if unknown."""
     if item["codec"] == "tokens":
         return item["name"] if item["tokens"] is None else f"{item['name']}, {item['tokens']} tokens"
+    if fits is None:
+        return f"{item['name']}, {item['codec']}"
     size = "same bytes" if fits == 1 else "same bytes or smallest file" if fits > 0 else "smallest file"
     return f"{item['name']}, {item['codec']} ({size})"
 

@@ -58,7 +58,7 @@ def put(cards: Path, tmp_path: Path) -> Callable[..., Card]:
     shutil.copyfile(Path(__file__).parent / "assets/cat_64.png", photos / "cat.png")
 
     def call(folder: Path, **given: Any) -> Card:
-        embed.main(folder=folder, name=NAME, photos=photos, cards=cards, **NOTHING | given)
+        embed.main(folder=folder, name=NAME, photos=photos, speech=photos, cards=cards, **NOTHING | given)
         copy = tmp_path / f"copy_{len(list(tmp_path.iterdir()))}"  # a file that was read once is not read again
         copy.mkdir()
         shutil.copyfile(cards / f"{NAME}.yaml", copy / f"{NAME}.yaml")
@@ -132,6 +132,34 @@ def test_numbers_on_the_card(tmp_path: Path, fits: float, size: str) -> None:
         {"name": f"bits per pixel, JPEG ({size})", "value": 0.25, **protocol},
         {"name": "PSNR, 8 tokens", "value": 20.12, **protocol},
     ]
+
+
+def test_numbers_without_a_budget(tmp_path: Path) -> None:
+    """Sounds: another codec stands beside the tokens with its own bitrate."""
+    file, document = tmp_path / "numbers.json", numbers("0" * 64)
+    rows = [("STOI", 0.8, "tokens"), ("kbit/s", 1.0, "tokens"), ("STOI", 0.9, "Opus 6 kbit/s")]
+    protocol = {"set": "fr", "data": "clips", "crop": "all", "origin": "measured: here", "tokens": None}
+    document["numbers"] = [{"name": name, "value": value, "codec": codec, **protocol} for name, value, codec in rows]
+    file.write_text(json.dumps(document))
+    names = [row["name"] for row in embed.measured(file, "0" * 64)]
+    assert names == ["STOI", "kbit/s", "STOI, Opus 6 kbit/s"]
+
+
+def test_sound(tmp_path: Path, cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change by half precision is heard on sample speech, and a command of the training has both folders."""
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    shutil.copyfile(Path(__file__).parent / "assets/speech.flac", speech / "speech.flac")
+    torch.manual_seed(0)
+    model = zoo.build("vocos_tiny")
+    folder = model.save_pretrained(tmp_path / "vocos_tiny")
+    options = {"folder": folder, "name": "vocos_tiny", "speech": speech, "photos": tmp_path, "cards": cards}
+    embed.main(**options, **NOTHING | FACTS)  # type: ignore[arg-type]
+    text = (cards / "vocos_tiny.yaml").read_text()
+    assert "data.val_root=data/open_speech/val" in text and "modality: audio" in text
+    monkeypatch.setattr(embed, "MAX_MEL_CHANGE", 0.0)
+    with pytest.raises(typer.BadParameter, match="moves the log-mel distance"):
+        embed.main(**options, **NOTHING | FACTS)  # type: ignore[arg-type]
 
 
 def test_numbers_of_other_weights_are_refused(folder: Path, tmp_path: Path, put: Callable[..., Card]) -> None:

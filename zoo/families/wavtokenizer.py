@@ -24,10 +24,11 @@ FUSED = re.compile(r"backbone\.pos_net\.2\.([qkv])\.(weight|bias)")
 
 
 class WavTokenizer(AudioCodec):
-    """`encoders.SEANetEncoder`, one codebook, and a `decoders.VocosDecoder` with attention.
+    """`encoders.SEANetEncoder`, one codebook, and a `decoders.VocosDecoder` with attention, as published.
 
     The attention and the group norms of the decoder reach over the whole sound. So a batch of different lengths is
-    masked, and decodes as its items alone; a long sound decoded in pieces differs from the whole.
+    masked, and decodes as its items alone; a long sound decoded in pieces differs from the whole. Other encoders of
+    one token a hop do as well, and without attention the decoder is local, as in the recipe `wavtokenizer_tiny`.
 
     The norms of the decoder have four conditions, left over from codecs of several bitrates. The reference trains all
     of them for the one there is, by drawing one for each batch, and so does this family where `bandwidth_id` is None.
