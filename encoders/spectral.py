@@ -33,7 +33,7 @@ class SpectralEncoder(nn.Module):
     (arXiv 2306.00814, Sec. 3.2, for the blocks).
 
     Args:
-        dim: D of the latents, at most `bands`.
+        dim: D of the latents; those beyond `bands` start as zeros.
         sample_rate: Hz.
         hop_length: samples per latent.
         frame: samples of a window.
@@ -49,7 +49,7 @@ class SpectralEncoder(nn.Module):
         context: samples before and behind its own hop that a latent reads.
 
     Raises:
-        ValueError: more latents than bands, or a window that does not fit its hop.
+        ValueError: a window that does not fit its hop.
     """
 
     def __init__(
@@ -65,10 +65,6 @@ class SpectralEncoder(nn.Module):
         framing: Framing = "same",
     ) -> None:
         super().__init__()
-        if dim > bands:
-            raise ValueError(
-                f"SpectralEncoder starts as {dim} coefficients of {bands} bands; set bands to {dim} or more"
-            )
         self.mel = MelEncoder(sample_rate, bands, frame, hop_length, framing, floor=1e-5)
         self.dim, self.hop_length, self.channels, self.any_length = dim, hop_length, 1, True
         self.shortcut = nn.Linear(bands, dim)
@@ -114,12 +110,13 @@ def cepstrum(count: int, bands: int) -> tuple[Tensor, Tensor]:
     """The cosine transform (DCT-II) of normalised bands, scaled so that each coefficient has deviation `REACH`.
 
     Returns:
-        rows (count, bands) and biases (count,) float32.
+        rows (count, bands) and biases (count,) float32; there are `bands` coefficients, further rows are zeros.
     """
     order = torch.arange(count, dtype=torch.float64)
     rows = torch.cos(math.pi / bands * order[:, None] * (torch.arange(bands, dtype=torch.float64) + 0.5))
     rows *= math.sqrt(2 / bands)
     rows[0] /= math.sqrt(2)
+    rows[bands:] = 0
     gains = REACH / STRONGEST * (order + 1) ** FALL
     means = torch.zeros(count, dtype=torch.float64)
     means[: len(MEANS)] = torch.tensor(MEANS[:count], dtype=torch.float64)
