@@ -243,7 +243,8 @@ def place(item: Mapping[str, Any]) -> tuple[str, str, int | None]:
 def label(item: Mapping[str, Any], fits: float) -> str:
     """A number's name on the card; `fits` is the share of files that are as small as the tokens."""
     if item["codec"] == "tokens":
-        return item["name"] if item["tokens"] is None else f"{item['name']}, {item['tokens']} tokens"
+        count = "" if item["tokens"] is None else f", {item['tokens']} token{'s' if item['tokens'] != 1 else ''}"
+        return item["name"] + count
     size = "same bytes" if fits == 1 else "same bytes or smallest file" if fits > 0 else "smallest file"
     return f"{item['name']}, {item['codec']} ({size})"
 
