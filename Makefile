@@ -7,8 +7,9 @@ GOLDEN := $(if $(wildcard ../shared/golden),$(abspath ../shared/golden),)
 
 .PHONY: demo test test-slow lint docs bench clean
 
-demo: $(VENV)/.installed ## photographs to tokens and back with the embedded models, into demo/
+demo: $(VENV)/.installed ## photographs and speech to tokens and back with the embedded models, into demo/
 	$(BIN)/python scripts/demo.py --output demo
+	$(BIN)/python scripts/demo_speech.py --output demo
 
 test: $(VENV)/.dev ## everything but the tests marked slow; the full golden set too where it lies beside the checkout
 	$(if $(GOLDEN),ZOO_GOLDEN=$(GOLDEN)) $(BIN)/python -m pytest -n 2 -q

@@ -8,7 +8,6 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from encoders.layers.channels_last import worthwhile
 from encoders.layers.conv1d import Edges, keep_scale
 from encoders.layers.lstm import SLSTM
 from encoders.layers.seanet import Activation, SEANetBlock, SEANetOptions
@@ -97,10 +96,7 @@ class SEANetDecoder(nn.Module):
         Returns:
             (B, channels, N * hop_length), meaningful in the first lengths * hop_length samples.
         """
-        x = latents.mT
-        if stream is not None or not worthwhile(x, self.head.in_channels, x[:, 0].numel() * self.hop_length):
-            x = x.contiguous()
-        x = self.stem(x, lengths, stream)
+        x = self.stem(latents.mT, lengths, stream)
         if self.lstm is not None:
             x = self.lstm(x, lengths, stream)
         for stage in self._ordered():

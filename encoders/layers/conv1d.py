@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders.layers.channels_last import convolve, is_spread, spread_first, transpose_convolve, worthwhile
+from encoders.layers.channels_last import ArrangedWeight, convolve, convolve_transposed, lies_last, suits
 from encoders.layers.masked import MaskedGroupNorm, blank
 from encoders.layers.streaming import Stream
 
@@ -19,7 +19,7 @@ Edges = Literal["reflect", "constant", "replicate"]
 FEW = 32  # inputs of an output that one matrix product reads from windows
 
 
-class Conv1d(nn.Conv1d):
+class Conv1d(ArrangedWeight, nn.Conv1d):
     """A convolution that turns T steps into ceil(T / stride), output n reading the window of its own `stride` steps.
 
     The margin `dilation * (kernel - 1) + 1 - stride` lies before the window if `causal`, else half of it (the smaller
@@ -34,6 +34,8 @@ class Conv1d(nn.Conv1d):
     Raises:
         ValueError: a stride that leaves out steps, or `edges` of another name.
     """
+
+    memory = (0, 2, 1)
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Conv1d(nn.Conv1d):
         self.after = 0 if causal else self.margin // 2
         self.before = self.margin - self.after
         self.norm = MaskedGroupNorm(1, channels_out) if norm else None
+        self.arrange()
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -83,35 +86,19 @@ class Conv1d(nn.Conv1d):
         if lengths is not None:
             x = _pad_items(x, lengths, self.before, self.after, self.step, self.edges)
             return _normed(self.norm, self._convolve(x), -(-lengths // self.step))
-        if self.edges == "constant" and self.before == self.after and not extra:
-            return _normed(self.norm, self._convolve(x, self.before))
-        if self.groups == 1 and is_spread(x) and not torch.is_grad_enabled() and extra + self.after <= self.before:
-            return _normed(self.norm, self._patched(x, extra))
+        if (
+            self.edges == "constant"
+            and self.after + extra <= self.before
+            and (self.after == self.before or suits(x, self.weight, self.groups))
+        ):
+            y = self._convolve(x, self.before)[..., : -(-x.shape[-1] // self.step)]
+            return _normed(self.norm, y)
         return _normed(self.norm, self._convolve(pad_edges(x, self.before, self.after + extra, self.edges)))
 
     def _convolve(self, x: Tensor, padding: int = 0) -> Tensor:
-        if self.groups == 1 and is_spread(x):
-            return convolve(x, self.weight, self.bias, self.step, self.dilation[0], padding)
-        if self.in_channels * self.weight.shape[2] <= FEW and not padding and self.dilation[0] == 1:
-            if worthwhile(x, self.out_channels, x[:, 0].numel() * self.out_channels):
-                return spread_first(x, self.weight, self.bias, self.step)
+        if suits(x, self.weight, self.groups):
+            return convolve(x, self.weight, self.bias, self.step, padding, self.dilation[0])
         return F.conv1d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-
-    def _patched(self, x: Tensor, extra: int) -> Tensor:
-        """The convolution with zeros around x, then once more where the edges are something else: nothing is copied."""
-        length, reach = x.shape[-1], self.margin + self.step  # of the whole kernel
-        count = (length + extra) // self.step
-        first, last = -(-self.before // self.step), -(-(self.after + extra) // self.step)
-        if not self.before or self.edges == "constant" or count < first + last + 1 or length < 2 * reach:
-            padded = pad_edges(x, self.before, self.after + extra, self.edges) if self.before else x
-            return self._convolve(padded)
-        y = self._convolve(x, self.before)[..., :count]
-        head = pad_edges(x[..., : max(first * self.step + self.after, self.before + 1)], self.before, 0, self.edges)
-        y[..., :first] = self._convolve(head)[..., :first]
-        if last:
-            begin = (count - last) * self.step - self.before
-            y[..., count - last :] = self._convolve(pad_edges(x[..., begin:], 0, self.after + extra, self.edges))
-        return y
 
     def _continue(self, x: Tensor, stream: Stream) -> Tensor:
         self._check_streamable()
@@ -141,7 +128,7 @@ class Conv1d(nn.Conv1d):
             raise ValueError("with mirrored edges a streamed kernel spans at least twice its stride less one")
 
 
-class TransposedConv1d(nn.ConvTranspose1d):
+class TransposedConv1d(ArrangedWeight, nn.ConvTranspose1d):
     """A transposed convolution that turns T steps into T * stride.
 
     What a kernel spans beyond the stride is cut off behind the signal if `causal`, else half of it (the larger half)
@@ -156,6 +143,8 @@ class TransposedConv1d(nn.ConvTranspose1d):
     Raises:
         ValueError: a kernel shorter than the stride.
     """
+
+    memory = (2, 1, 0)
 
     def __init__(
         self,
@@ -175,6 +164,7 @@ class TransposedConv1d(nn.ConvTranspose1d):
         self.step, self.overlap, self.causal = stride, kernel - stride, causal
         self.before = 0 if causal else self.overlap - self.overlap // 2
         self.norm = MaskedGroupNorm(1, channels_out) if norm else None
+        self.arrange()
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -189,16 +179,16 @@ class TransposedConv1d(nn.ConvTranspose1d):
             return self._continue(x, stream)
         x = blank(x, lengths)
         surplus = 2 * self.before - self.overlap  # samples that equal cuts on both sides would take too many
-        if self.norm is None and 0 <= surplus < self.step and not is_spread(x):
+        if self.norm is None and 0 <= surplus < self.step:
             return self._convolve(x, self.bias, self.before, surplus)
-        if self.groups == 1 and self.overlap == self.step and is_spread(x):
-            y = transpose_convolve(x, self.weight, self.bias, self.step)
-        else:
-            y = self._convolve(x, self.bias)
+        y = self._convolve(x, self.bias)
         y = _normed(self.norm, y, None if lengths is None else lengths * self.step + self.overlap)
         return y[..., self.before : self.before + x.shape[-1] * self.step]
 
     def _convolve(self, x: Tensor, bias: Tensor | None, padding: int = 0, surplus: int = 0) -> Tensor:
+        if suits(x, self.weight, self.groups):
+            y = convolve_transposed(x, self.weight, bias, self.step)
+            return y[..., padding : y.shape[-1] - padding + surplus] if padding else y
         return F.conv_transpose1d(x, self.weight, bias, self.stride, padding, surplus, self.groups)
 
     def _continue(self, x: Tensor, stream: Stream) -> Tensor:
@@ -236,7 +226,7 @@ def keep_scale(module: nn.Module) -> None:
 def _normed(norm: MaskedGroupNorm | None, x: Tensor, lengths: Tensor | None = None) -> Tensor:
     if norm is None:
         return x
-    if lengths is None and is_spread(x):
+    if lengths is None and lies_last(x):
         return F.group_norm(x.unsqueeze(2), 1, norm.weight, norm.bias, norm.eps).squeeze(2)
     return norm(x, lengths)
 
@@ -248,18 +238,28 @@ def pad_edges(x: Tensor, before: int, after: int, edges: Edges) -> Tensor:
     """
     if not before and not after:
         return x
-    if edges == "constant" and is_spread(x):
-        return F.pad(x.mT, (0, 0, before, after)).mT
+    if lies_last(x):
+        return _pad_last(x.mT, before, after, edges).mT
     if edges != "reflect":
         return F.pad(x, (before, after), edges)
     length = x.shape[-1]
     short = max(before, after) + 1 - length
-    if short <= 0 and is_spread(x):
-        sides = x[..., 1 : before + 1].flip(-1), x, x[..., length - after - 1 : -1].flip(-1)
-        return torch.cat([side.mT for side in sides], dim=1).mT
     if short <= 0:
         return F.pad(x, (before, after), "reflect")
     return F.pad(F.pad(x, (0, short)), (before, after), "reflect")[..., : before + length + after]
+
+
+def _pad_last(x: Tensor, before: int, after: int, edges: Edges) -> Tensor:
+    """`pad_edges` of (B, T, C), in one copy."""
+    if edges == "constant":
+        return F.pad(x, (0, 0, before, after))
+    if edges == "replicate":
+        return torch.cat((x[:, :1].expand(-1, before, -1), x, x[:, -1:].expand(-1, after, -1)), dim=1)
+    length = x.shape[1]
+    if (short := max(before, after) + 1 - length) > 0:
+        x = F.pad(x, (0, 0, 0, short))
+    front, back = x[:, 1 : before + 1].flip(1), x[:, x.shape[1] - 1 - after : -1].flip(1)
+    return torch.cat((front, x, back), dim=1)[:, : before + length + after]
 
 
 def _pad_items(x: Tensor, lengths: Tensor, before: int, after: int, step: int, edges: Edges) -> Tensor:

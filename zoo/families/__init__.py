@@ -16,9 +16,9 @@ from .onedpiece import OneDPiece
 from .restok import ResTok
 from .retok import ReTok
 from .s3tokenizer import S3Tokenizer
+from .snac import SNAC
 from .speechtokenizer import SpeechTokenizer
 from .sylber import Sylber
-from .snac import SNAC
 from .ta_titok import TATiTok
 from .text import CLIPText, HashedText, T5Text
 from .textok import TexTok

@@ -227,7 +227,7 @@ class EnCodec(AudioCodec):
     def decode_windows(self, latents: Tensor, gains: Tensor | None, samples: int) -> Tensor:
         """The sound (B, C, samples) of what `encode_windows` returns."""
         full, starts = self._cut(samples)
-        counts = [self.count(samples - start) for start in starts]
+        counts = [-(-(samples - start) // self.hop_length) for start in starts]
         stride = self.stride or samples
         pieces = []
         if full:
