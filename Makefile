@@ -33,7 +33,7 @@ clean:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable '.[audio]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt
