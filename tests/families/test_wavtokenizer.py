@@ -19,7 +19,7 @@ from zoo.store.build import build
 from zoo.store.cards import card, cards
 
 RATE = 16_000
-CARDS = [item.name for item in cards() if item.family == "WavTokenizer"]
+CARDS = [item.name for item in cards() if item.family == "WavTokenizer" and not item.weights.embedded]
 
 
 def tokenizer(conditions: int = 4) -> WavTokenizer:
