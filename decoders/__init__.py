@@ -2,9 +2,12 @@
 
 from .conv import PatchConvDecoder
 from .dac import DACDecoder
+from .direct3d import RolloutTriplane
 from .flextok import FlexTokDecoder
 from .flow import AdaptiveProjected, ClassifierFree, RectifiedFlow
+from .in_context import InContextTriplane
 from .maskgit_vqgan import MaskGITDecoder
+from .michelangelo import MichelangeloDecoder
 from .mimi import MimiDecoder
 from .pyramid import PyramidDecoder
 from .restok import ResTokDecoder
@@ -13,7 +16,9 @@ from .seanet import SEANetDecoder
 from .slots import SlotDecoder
 from .snac import SNACDecoder
 from .spectral import IMDCTHead, ISTFTHead
+from .trellis import VoxelDecoder
 from .vae import KLDecoder
+from .vecset import VecSetDecoder
 from .vit1d import ProxyDecoder, ViT1DDecoder
 from .vocos import ConvNeXtBackbone, ResNetBackbone, VocosDecoder
 
@@ -25,9 +30,11 @@ __all__ = [
     "FlexTokDecoder",
     "IMDCTHead",
     "ISTFTHead",
+    "InContextTriplane",
     "KLDecoder",
     "RectifiedFlow",
     "MaskGITDecoder",
+    "MichelangeloDecoder",
     "MimiDecoder",
     "PatchConvDecoder",
     "ProxyDecoder",
@@ -36,8 +43,11 @@ __all__ = [
     "ReTokDecoder",
     "ResNetBackbone",
     "ResTokDecoder",
+    "RolloutTriplane",
     "SEANetDecoder",
     "SNACDecoder",
+    "VecSetDecoder",
     "ViT1DDecoder",
     "VocosDecoder",
+    "VoxelDecoder",
 ]

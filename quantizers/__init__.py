@@ -23,6 +23,7 @@ from .shared import SharedVQ
 from .simvq import SimVQ
 from .split import SplitResidual
 from .vq import VQ
+from .vvq import VVQ
 
 __all__ = [
     "BSQ",
@@ -31,6 +32,7 @@ __all__ = [
     "KL",
     "LFQ",
     "VQ",
+    "VVQ",
     "ClusteringVQ",
     "MultiRate",
     "MultiScaleVQ",

@@ -127,7 +127,10 @@ class MultiScaleVQ(Quantizer):
         Raises:
             ValueError: also when N is not the size of the last scale.
         """
-        z = self._check_latents(z, mask)
+        return self._forward(self._check_latents(z, mask), mask)
+
+    def _forward(self, z: Tensor, mask: Tensor | None) -> Quantized:
+        """`forward` of checked latents (B, N, dim)."""
         if z.shape[1] == 0:
             return self._nothing(z)
         if z.shape[1] != self.scales[-1]:

@@ -14,9 +14,11 @@ from einops import rearrange
 from golden import ROOT, Case, Manifest, assert_equal, cases, manifests
 from golden_tables.alit import alit
 from golden_tables.dac import dac
+from golden_tables.direct3d import direct3d
 from golden_tables.encodec import encodec
 from golden_tables.flextok import table as flextok
 from golden_tables.karl import karl
+from golden_tables.michelangelo import michelangelo
 from golden_tables.mimi import mimi
 from golden_tables.restok import restok
 from golden_tables.retok import retok
@@ -25,6 +27,8 @@ from golden_tables.snac import snac
 from golden_tables.speechtokenizer import speechtokenizer
 from golden_tables.sylber import sylber
 from golden_tables.ta_titok import ta_titok
+from golden_tables.trellis import Halves, trellis
+from golden_tables.vecset import vecset
 from golden_tables.vocos import count as count_vocos
 from golden_tables.vocos import vocos
 from golden_tables.wavtokenizer import count as count_wavtokenizer
@@ -37,9 +41,11 @@ from zoo.families import (
     KARL,
     SNAC,
     AutoencoderKL,
+    Direct3D,
     EnCodec,
     FlexTok,
     MaskGITVQGAN,
+    Michelangelo,
     Mimi,
     OneDPiece,
     ResTok,
@@ -49,6 +55,8 @@ from zoo.families import (
     Sylber,
     TATiTok,
     TiTok,
+    Trellis,
+    VecSet,
     Vocos,
     WavTokenizer,
 )
@@ -170,9 +178,11 @@ FAMILIES: dict[str, type[Tokenizer]] = {
     "alit": ALIT,
     "karl": KARL,
     "dac": DAC,
+    "direct3d": Direct3D,
     "encodec": EnCodec,
     "flextok": FlexTok,
     "maskgit_vqgan": MaskGITVQGAN,
+    "michelangelo": Michelangelo,
     "mimi": Mimi,
     "one_d_piece": OneDPiece,
     "restok": ResTok,
@@ -183,6 +193,8 @@ FAMILIES: dict[str, type[Tokenizer]] = {
     "speechtokenizer": SpeechTokenizer,
     "ta_titok": TATiTok,
     "titok": TiTok,
+    "trellis_ss": Trellis,
+    "vecset": VecSet,
     "vocos": Vocos,
     "wavtokenizer": WavTokenizer,
 }
@@ -209,10 +221,14 @@ def table(case: Case) -> Table:
         return encodec(case)
     if family is DAC:
         return dac(case)
+    if family is Direct3D:
+        return direct3d(case)
     if family is SNAC:
         return snac(case)
     if family is FlexTok:
         return flextok(case)
+    if family is Michelangelo:
+        return michelangelo(case)
     if family is Mimi:
         return mimi(case)
     if family is ResTok:
@@ -227,6 +243,10 @@ def table(case: Case) -> Table:
         return speechtokenizer(case)
     if family is TATiTok:
         return ta_titok(case)
+    if family is Trellis:
+        return trellis(case)
+    if family is VecSet:
+        return vecset(case)
     if family is Vocos:
         return vocos(case)
     if family is WavTokenizer:
@@ -264,6 +284,8 @@ def test_manifest(manifest: Manifest) -> None:
     family = AutoencoderKL if of_vae else FAMILIES.get(manifest.family)
     if family is None:
         pytest.skip(f"no port yet: {manifest.id}")
+    if family is Trellis:
+        manifest = Halves(manifest.file)
     tokenizer = build(family.reference_recipe(manifest.config), device="meta")
     ours = {key: tuple(tensor.shape) for key, tensor in tokenizer.state_dict().items()}
     converted = family.convert(manifest.state)

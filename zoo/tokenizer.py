@@ -176,11 +176,15 @@ class Tokenizer(nn.Module):
             ValueError: the codes do not belong to this tokenizer, or `steps`, `guidance` or `noise` is given to a
                 one-step decoder.
         """
-        for option, value in (("steps", steps), ("guidance", guidance), ("noise", noise)):
+        self.check_one_step(steps=steps, guidance=guidance, noise=noise)
+        return self.decode_tokens(tokens)
+
+    def check_one_step(self, **options: object) -> None:
+        """Raise ValueError if an option of iterative decoders is given to this one."""
+        for option, value in options.items():
             if value is not None:
                 shown = f"{option}={tuple(value.shape)}" if isinstance(value, Tensor) else f"{option}={value}"
                 raise ValueError(f"{type(self).__name__} decodes in one step; {shown} has no meaning, leave it out")
-        return self.decode_tokens(tokens)
 
     def decode_tokens(self, tokens: Tokens) -> Tensor:
         """What `decode` does when its options are checked; for families whose decoder reads more than lengths."""

@@ -29,7 +29,8 @@ class Tokens:
         indices: (B, N, Q) int64; N positions, Q codebooks read in parallel. Q = 0 for continuous latents.
         codebook_sizes: entries of each of the Q codebooks.
         lengths: (B,) int64, valid positions of each item from the front; None when all N are.
-        size: (B, axes) int64, the source's size: (H, W) in pixels or (T,) in samples; None if unknown.
+        size: the source's size; None if unknown. (B, axes) int64: (H, W) in pixels or (T,) in samples. Of shapes
+            (B, 4) float: the centre x, y, z and the scale that bring them back, world = scale * x + centre.
         latents: (B, N, D) float, for continuous families only.
         scales: how N splits, coarse to fine; empty for a single scale.
         distinct_scales: each scale has codebooks of its own.
@@ -66,8 +67,11 @@ class Tokens:
             raise ValueError(
                 f"lengths must be int64 ({shape[0]},), got {self.lengths.dtype} {tuple(self.lengths.shape)}"
             )
-        if self.size is not None and (self.size.ndim != 2 or len(self.size) != shape[0]):
-            raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(self.size.shape)}")
+        size = self.size
+        if size is not None and (size.ndim != 2 or len(size) != shape[0]):
+            raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(size.shape)}")
+        if size is not None and size.is_floating_point() and size.shape[1] != 4:
+            raise ValueError(f"size in floats is ({shape[0]}, 4), centre and scale, got {tuple(size.shape)}")
         if self.latents is not None and tuple(self.latents.shape[:2]) != shape[:2]:
             raise ValueError(f"latents must be ({shape[0]}, {shape[1]}, D), got {tuple(self.latents.shape)}")
         for name in ("positions", "durations"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.layers.drop_path import drop_path
 from encoders.layers.init import start_at_zero
 
 __all__ = ["MLP", "Attention", "Block", "Transformer", "embedding", "init_weights", "start_as_identity"]
@@ -30,15 +32,23 @@ def init_weights(module: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection."""
+    """Multi-head self-attention with one fused projection.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: W.
+        heads: a divisor of W, or any number with `head_dim`.
+        head_dim: width of a head; None for W / heads.
+        bias: of the fused projection.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int | None = None, *, bias: bool = True) -> None:
         super().__init__()
-        if width % heads:
+        if head_dim is None and width % heads:
             raise ValueError(f"width must be a multiple of heads, got width={width}, heads={heads}")
+        inner = width if head_dim is None else heads * head_dim
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """Attend.
@@ -54,10 +64,11 @@ class Attention(nn.Module):
         if rows is None:
             q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads).unbind(0)
         else:
-            width = x.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q = rearrange(F.linear(x[:, rows], weight[:width], bias[:width]), "b l (h d) -> b h l d", h=self.heads)
-            kv = F.linear(x, weight[width:], bias[width:])
+            inner = self.proj.in_features
+            weights = self.qkv.weight.split([inner, 2 * inner])
+            biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([inner, 2 * inner])
+            q = rearrange(F.linear(x[:, rows], weights[0], biases[0]), "b l (h d) -> b h l d", h=self.heads)
+            kv = F.linear(x, weights[1], biases[1])
             k, v = rearrange(kv, "b l (two h d) -> two b h l d", two=2, h=self.heads).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(rearrange(out, "b h l d -> b l (h d)"))
@@ -76,20 +87,39 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, both residual."""
+    """Pre-norm attention and MLP, both residual.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    Args:
+        width, heads: W and heads of the attention.
+        mlp_ratio: hidden width of the MLP over W.
+        mlp: another MLP in its place, (..., W) to (..., W).
+        head_dim, bias: see `Attention`.
+        drop_path: share of the items that skip a residual branch in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        mlp: nn.Module | None = None,
+        head_dim: int | None = None,
+        bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, head_dim, bias=bias)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.mlp: Any = MLP(width, int(width * mlp_ratio)) if mlp is None else mlp
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor, mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """(B, L, W) -> (B, rows, W); `mask` and `rows` as in `Attention`."""
         residual = x if rows is None else x[:, rows]
-        x = residual + self.attn(self.norm1(x), mask, rows)
-        return x + self.mlp(self.norm2(x))
+        x = residual + drop_path(self.attn(self.norm1(x), mask, rows), self.drop_path, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
 def start_as_identity(block: Block) -> Block:
@@ -106,6 +136,24 @@ class Transformer(nn.ModuleList):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+
+    @torch.no_grad()
+    def attend_near(self, sharpness: float = 3.0) -> None:
+        """Start as a smoothing: every token adds the mean of those that are like it, and a little of its own MLP.
+
+        Keys equal queries, so that the scores of normalised tokens are their similarities, and what a value says comes
+        back as it was. Where tokens begin as features of places, that is the neighbourhood.
+
+        Args:
+            sharpness: factor on the scores.
+        """
+        for block in self:
+            width = len(block.norm1.weight)
+            queries, keys, values = block.attn.qkv.weight.split(width)
+            keys.copy_(nn.init.orthogonal_(queries, gain=sharpness**0.5))
+            block.attn.proj.weight.copy_(nn.init.orthogonal_(values).T)
+            nn.init.xavier_uniform_(block.mlp.fc1.weight)
+            nn.init.xavier_uniform_(block.mlp.fc2.weight, gain=0.5)
 
     def forward(
         self, x: Tensor, rows: slice, mask: Tensor | None = None, watch: Callable[[int, Tensor], None] | None = None

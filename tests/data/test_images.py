@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from zoo.data.images import Fit, fit, from_pil, read_image, resize, to_pil, write_image
+from zoo.data.images import IMAGE_SUFFIXES, Fit, fit, from_pil, read_image, resize, to_pil, write_image
 from zoo.data.sheet import Panel, side_by_side
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -29,7 +29,7 @@ def plain(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ASSETS.iterdir() if path.suffix not in (".md", ".flac")))
+@pytest.mark.parametrize("name", sorted(path.name for path in ASSETS.iterdir() if path.suffix in IMAGE_SUFFIXES))
 def test_photographs_read(name: str) -> None:
     image = read_image(ASSETS / name)
     assert image.dtype == torch.float32 and image.shape[0] == 3

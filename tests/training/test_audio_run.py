@@ -15,6 +15,7 @@ pytest.importorskip("soundfile")
 
 import zoo
 from zoo.data.audio import read_audio, write_audio
+from zoo.data.shapes_batch import Shapes
 from zoo.metrics import LogMelDistance
 from zoo.spec import TokenizerSpec
 from zoo.store import build, cards
@@ -22,7 +23,7 @@ from zoo.training import train
 from zoo.training.fidelity import fidelity
 from zoo.training.report import Lines
 from zoo.training.run import resolve
-from zoo.training.samples import Pictures, Recordings, samples
+from zoo.training.samples import Pictures, Recordings, Renders, samples
 from zoo.training.snapshots import last_checkpoint
 
 RECIPE = """
@@ -129,19 +130,23 @@ def test_fidelity_suits_the_modality() -> None:
     picture = torch.rand(2, 3, 8, 8) * 2 - 1
     image = fidelity(spec("image", (3, 8, 8)))
     assert float(image(picture, picture)["psnr"]) == pytest.approx(100)
-    assert fidelity(spec("shape", (10, 3)))(picture, picture) == {}
-    assert audio.headline in found and image.headline == "psnr"
+    values = torch.tensor([[1.0, 1, 0, 0, 1]])
+    shapes = Shapes(torch.zeros(1, 4, 3), torch.zeros(1, 5, 3), values, torch.tensor([[False] * 4 + [True]]))
+    shape = fidelity(spec("shape", (10, 3)))
+    assert float(shape(torch.tensor([[1.0, -1, 1, -1, -1, 9]]), shapes)["iou"].compute()) == pytest.approx(1 / 3)
+    assert audio.headline in found and image.headline == "psnr" and shape.headline == "iou"
     kinds = [
-        type(samples(one, Path(), 1, 1)) for one in (spec("image", (3, 8, 8)), spec("audio", (1, 8), sample_rate=8))
+        type(samples(one, Path(), 1, 1))
+        for one in (spec("image", (3, 8, 8)), spec("audio", (1, 8), sample_rate=8), spec("shape", (10, 3)))
     ]
-    assert kinds == [Pictures, Recordings]
+    assert kinds == [Pictures, Recordings, Renders]
 
 
 def test_stereo_and_wild_outputs_are_shown(tmp_path: Path) -> None:
     shown = Recordings(tmp_path, 2, 1, 8000)
     trainer = SimpleNamespace(global_step=7, is_global_zero=True, loggers=[])
     batch = torch.rand(3, 2, 900) * 2 - 1
-    outputs = {"output": torch.full((3, 2, 900), torch.nan)}
+    outputs = {"x": batch, "output": torch.full((3, 2, 900), torch.nan)}
     outputs["output"][1] = 9.0
     shown.on_validation_batch_end(trainer, None, outputs, batch, 0)
     shown.on_validation_epoch_end(trainer, SimpleNamespace(usage=lambda part: {}, log_dict=lambda *_, **__: None))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, curve, doctor, models, reconstruct, train, verify
+from zoo.cli import convert, curve, doctor, models, prepare, reconstruct, train, verify
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ app.command("tokenize")(convert.tokenize)
 app.command("detokenize")(convert.detokenize)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("curve")(curve.curve)
+app.command("prepare-meshes")(prepare.prepare_meshes)
 app.command("train")(train.train)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

@@ -27,6 +27,9 @@ from zoo.cli.options import (
     MaxSide,
     Model,
     Overwrite,
+    QueryBatch,
+    Resolution,
+    Surfaces,
     Text,
     complain,
     open_tokenizer,
@@ -65,12 +68,14 @@ def tokenize(
     dtype: Dtype = DtypeName.float32,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn pictures or sounds into token files.
+    """Turn pictures, sounds or shapes into token files.
 
-    A token file is safetensors: the codes and, as metadata, the model and what `zoo detokenize` needs to restore the
-    file: how a picture was fitted and its caption, or the rate, channels and length of a sound. Long sounds are
-    processed in pieces, so memory does not grow with their length. Bad inputs are recorded in errors.jsonl beside the
-    outputs.
+    A token file is safetensors: the codes and what `zoo detokenize` needs to restore the file: the model, how a picture
+    was fitted and its caption, the rate, channels and length of a sound, or where a shape was and how large. Long sounds
+    are processed in pieces, so memory does not grow with their length. Bad inputs are recorded in errors.jsonl beside
+    the outputs.
+
+    Shapes are meshes (OBJ, GLB, GLTF, PLY, STL, OFF) or point clouds (NPZ with `points` and perhaps `normals`, PLY).
 
     \b
     Examples:
@@ -79,8 +84,10 @@ def tokenize(
       zoo tokenize 'photos/**/*.png' -m titok_l32_imagenet -o tokens/ -b 32 --device cuda
       zoo tokenize speech.wav -m wavtokenizer_small_75 -o tokens/
       zoo tokenize podcasts/ -m encodec_24khz -o tokens/ --codebooks 8 --channels each
+      zoo tokenize chair.glb -m runs/my_shapes -o tokens/
     """
     from zoo.cli.jobs import Job, load_samples, run_batches
+    from zoo.cli.shapes import plan_shapes, tokenize_shapes
     from zoo.cli.sounds import plan_sounds, tokenize_sounds
 
     with complain():
@@ -89,10 +96,13 @@ def tokenize(
         targets = output_paths(items, output, TOKENS, single=[TOKENS])
         beside = told(tokenizer, text)
         plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, Sampling())
+        shapes = plan_shapes(tokenizer, model, dtype, Surfaces(), Sampling())
     pairs = list(zip(items, targets, strict=True))
     with Job("tokenize", len(items), errors_beside(output, [TOKENS])) as job:
         if plan is not None:
             job.notes += tokenize_sounds(job, plan, pairs, batch_size, overwrite).lines(plan.tokenizer)
+        elif shapes is not None:
+            tokenize_shapes(job, shapes, pairs, batch_size, overwrite)
         else:
             samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
             run_batches(job, samples, batch_size, _write_tokens(job, tokenizer, model, text, beside, dtype))
@@ -132,12 +142,14 @@ def detokenize(
     file_format: Format = None,
     bits: Bits = 16,
     chunk: Chunk = 30.0,
+    resolution: Resolution = 128,
+    query_batch: QueryBatch = 65536,
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn token files back into pictures of their original size (of the part that was seen, when cropped), or into
-    sounds of their original sample rate, channels and length.
+    """Turn token files back into pictures of their original size (of the part that was seen, when cropped), into sounds
+    of their original sample rate, channels and length, or into closed meshes at their original place and size.
 
     \b
     Examples:
@@ -145,12 +157,14 @@ def detokenize(
       zoo detokenize tokens/ -o restored/ --format jpg
       zoo detokenize tokens/ -m runs/my_model -o restored/
       zoo detokenize speech.safetensors -o speech.flac --bits 24
+      zoo detokenize chair.safetensors -o chair.glb --resolution 256
     """
     from zoo.cli.jobs import Job
     from zoo.data.audio import WRITABLE_AUDIO
     from zoo.data.images import WRITABLE
+    from zoo.shapes.meshes import WRITABLE_MESHES
 
-    single = [*WRITABLE, *WRITABLE_AUDIO]
+    single = [*WRITABLE, *WRITABLE_AUDIO, *WRITABLE_MESHES]
     with complain():
         items = find_items(inputs, [TOKENS])
         named = {} if model is None else {model: open_tokenizer(model, device)}
@@ -162,8 +176,8 @@ def detokenize(
                 job.skip()
                 continue
             with job.guard(item):
-                sampling = Sampling(steps, guidance, seed)
-                _restore(item, target, model, text, named, device, dtype, sampling, chunk, bits)
+                sampling, surfaces = Sampling(steps, guidance, seed), Surfaces(resolution, query_batch)
+                _restore(item, target, model, text, named, device, dtype, sampling, chunk, bits, surfaces)
 
 
 def _restore(
@@ -177,10 +191,12 @@ def _restore(
     sampling: Sampling,
     chunk: float,
     bits: int,
+    surfaces: Surfaces,
 ) -> None:
-    """Decode one token file; a file with several items gives several pictures or sounds, numbered."""
+    """Decode one token file; a file with several items gives several results, numbered."""
     import torch
 
+    from zoo.cli.shapes import plan_shapes, restore_shape
     from zoo.cli.sounds import restore
     from zoo.data.images import write_image
     from zoo.families.audio import AudioTokenizer
@@ -198,6 +214,9 @@ def _restore(
     sampling.check(tokenizer)
     if isinstance(tokenizer, AudioTokenizer):
         restore(tokenizer, tokens, facts, target, dtype=dtype, sampling=sampling, chunk=chunk, bits=bits)
+        return
+    if (plan := plan_shapes(tokenizer, name, dtype, surfaces, sampling)) is not None:
+        restore_shape(plan, tokens, target)
         return
     fit, beside = _fit(facts), told(tokenizer, facts.get("text") if text is None else text)
     for number in range(len(tokens)):
@@ -217,8 +236,9 @@ def _modality(item: Item) -> str:
         facts = Tokens.read_metadata(item.path)
     except (ValueError, OSError):
         return "image"
-    if "audio" in facts:
-        return "audio"
+    for kind in ("audio", "shape"):
+        if kind in facts:
+            return kind
     return card(facts["model"]).modality if facts.get("model") in list_models() else "image"
 
 

@@ -48,6 +48,10 @@ def suffixes(modality: str) -> Sequence[str]:
         from zoo.data.audio import AUDIO_SUFFIXES
 
         return AUDIO_SUFFIXES
+    if modality == "shape":
+        from zoo.shapes.meshes import CLOUD_SUFFIXES, MESH_SUFFIXES
+
+        return tuple(dict.fromkeys((*MESH_SUFFIXES, *CLOUD_SUFFIXES)))
     from zoo.data.images import IMAGE_SUFFIXES
 
     return IMAGE_SUFFIXES
@@ -63,6 +67,10 @@ def written_as(file_format: str | None, modality: str) -> str:
         from zoo.data.audio import WRITABLE_AUDIO
 
         kinds, what = list(WRITABLE_AUDIO), "sounds"
+    elif modality == "shape":
+        from zoo.shapes.meshes import WRITABLE_MESHES
+
+        kinds, what = list(WRITABLE_MESHES), "shapes"
     else:
         from zoo.data.images import WRITABLE
 

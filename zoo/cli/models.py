@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,6 +159,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
     if spec.modality == "audio":
         return _audio_rows(spec)
+    if spec.modality == "shape":
+        return _shape_rows(spec)
     size = " x ".join(map(str, spec.input_shape)) + (" typically, any size" if spec.any_size else "")
     codes = "continuous" if spec.continuous else " + ".join(f"{count:,}" for count in spec.codebook_sizes) + " codes"
     tokens = f"{spec.num_tokens}, {spec.order.replace('_', ' ')}" + (", any prefix decodes" if spec.flexible else "")
@@ -194,13 +197,32 @@ def _audio_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
     return [*rows, ("width", f"{spec.dim} per token")]
 
 
+def _shape_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
+    points, columns = spec.input_shape
+    what = {3: "x, y, z", 6: "x, y, z and normal"}.get(columns, f"{columns} numbers each")
+    levels = f", in {len(spec.scales)} scales, coarse to fine; whole scales decode" if spec.scales else ""
+    rows = [
+        ("modality", "shape: meshes and point clouds"),
+        ("input", f"{points:,} surface points ({what}) typically, any number"),
+        ("tokens", f"{spec.num_tokens:,}{levels}" + (", any prefix decodes" if spec.flexible else "")),
+    ]
+    if spec.continuous:
+        rows.append(("codebooks", "continuous"))
+    else:
+        rows.append(("codebooks", " + ".join(f"{count:,}" for count in spec.codebook_sizes) + " codes"))
+        size = f"{spec.bits:,.0f}, {math.ceil(spec.bits / 8):,} bytes per shape"
+        rows.append(("bits", f"{size} ({spec.bits_per_token:.2f} per token)"))
+    return [*rows, ("width", f"{spec.dim} per token")]
+
+
 def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     from zoo.store.cards import OPEN_LICENSES
 
     rows = [("family", facts["family"]), ("parameters", f"{_millions(facts['params'])} ({facts['params']:,})")]
     if weights := facts.get("weights"):
         home = weights["hub"] or weights.get("source")
-        place = "in the package" if weights["embedded"] else f"{home} / {weights['file']}"
+        files = [part["file"] for part in weights["parts"].values()] or [weights["file"]]
+        place = "in the package" if weights["embedded"] else f"{home} / {' and '.join(files)}"
         closed = weights["license"].lower() not in OPEN_LICENSES
         terms = ", not an open licence: read its terms before use" if closed else ""
         rows += [("weights", place), ("licence", weights["license"] + terms)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,12 @@ __all__ = [
     "MaxSide",
     "Model",
     "Overwrite",
+    "QueryBatch",
+    "Resolution",
+    "Surfaces",
     "Text",
+    "UpName",
+    "UpOption",
     "complain",
     "find_device",
     "open_tokenizer",
@@ -54,6 +60,13 @@ class ChannelsName(StrEnum):
 
     mix = "mix"
     each = "each"
+
+
+class UpName(StrEnum):
+    """Which axis of a shape points upwards in its picture."""
+
+    y = "y"
+    z = "z"
 
 
 class DtypeName(StrEnum):
@@ -98,9 +111,29 @@ Codebooks = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="In a folder: png (default), jpg or webp for pictures, wav (default) or flac for sounds."
+        "--format",
+        help="In a folder: png (default), jpg or webp for pictures, wav (default) or flac for sounds, glb (default), "
+        "obj, ply or stl for shapes.",
     ),
 ]
+Resolution = Annotated[
+    int,
+    typer.Option("--resolution", min=2, help="Of meshes that are made: cells along each side of the grid."),
+]
+QueryBatch = Annotated[
+    int,
+    typer.Option("--query-batch", min=1, help="Points of a shape's field that are evaluated at once; bounds memory."),
+]
+UpOption = Annotated[UpName, typer.Option("--up", help="Axis that points upwards in pictures of shapes.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Surfaces:
+    """How meshes are made and shown: `--resolution`, `--query-batch` and `--up`."""
+
+    resolution: int = 128
+    query_batch: int = 65536
+    up: UpName = UpName.y
 
 
 def _depth(bits: int) -> int:
@@ -135,7 +168,7 @@ def stop(message: str) -> None:
 
 
 def open_tokenizer(name: str | Path, device: str, *, modality: str | None = None) -> Tokenizer:
-    """The tokenizer on a device; for pictures or sounds where `modality` does not say for which.
+    """The tokenizer on a device; for anything where `modality` does not say for what.
 
     Raises:
         ValueError: the device is absent, or the tokenizer is for another modality; else what `zoo.load` raises.
@@ -143,9 +176,8 @@ def open_tokenizer(name: str | Path, device: str, *, modality: str | None = None
     from zoo.store.load import load
 
     tokenizer = load(name, device=find_device(device))
-    if tokenizer.spec.modality not in ((modality,) if modality else ("image", "audio")):
-        wanted = modality or "image and audio"
-        raise ValueError(f"{name} is a tokenizer for {tokenizer.spec.modality}, this command works on {wanted} files")
+    if modality is not None and tokenizer.spec.modality != modality:
+        raise ValueError(f"{name} is a tokenizer for {tokenizer.spec.modality}, this command works on {modality} files")
     return tokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,12 @@ from zoo.cli.options import (
     MaxSide,
     Model,
     Overwrite,
+    QueryBatch,
+    Resolution,
+    Surfaces,
     Text,
+    UpName,
+    UpOption,
     complain,
     open_tokenizer,
     precision,
@@ -71,6 +77,9 @@ def reconstruct(
     chunk: Chunk = 30.0,
     codebooks: Codebooks = None,
     bits: Bits = 16,
+    resolution: Resolution = 128,
+    query_batch: QueryBatch = 65536,
+    up: UpOption = UpName.y,
     file_format: Format = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
@@ -78,10 +87,14 @@ def reconstruct(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every result as one JSON object a line.")] = False,
 ) -> None:
-    """Send pictures or sounds through a tokenizer and back, and show both sides with quality and bits underneath.
+    """Send pictures, sounds or shapes through a tokenizer and back, and show both sides with quality and bits underneath.
 
     A sound is written at its own rate, channels and length; both spectrograms stand side by side in a PNG beside it.
     SI-SDR compares the two files: codecs trained to sound alike, not to be alike, have low values.
+
+    A shape becomes a closed mesh at its own place and size; both are shown from the front and the back in a PNG beside
+    it. Chamfer distance (sum of both mean distances) and F-scores of 100 000 points each are those of shapes whose
+    longest side is [-1, 1]; IoU is of volumes, with the share of points where an open mesh does not say what is inside.
 
     For pictures, PSNR compares what the tokenizer saw with what it gave back, at its own resolution, without added
     borders. With --target each picture gets a length of its own, found by bisection; one that no length satisfies keeps
@@ -96,20 +109,24 @@ def reconstruct(
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
       zoo reconstruct speech.wav -m wavtokenizer_small_75 -o demo/
       zoo reconstruct music.flac -m encodec_24khz -o demo/music.flac --codebooks 8
+      zoo reconstruct chair.obj -m runs/my_shapes -o chair.glb --resolution 256 --query-batch 20000
     """
     import torch
 
     from zoo.cli.goal import read_goal
     from zoo.cli.jobs import Job, load_samples, run_batches
+    from zoo.cli.shapes import plan_shapes, send_through
     from zoo.cli.sounds import plan_sounds
     from zoo.data.audio import WRITABLE_AUDIO
     from zoo.data.images import WRITABLE, write_image
     from zoo.data.sheet import side_by_side
+    from zoo.shapes.meshes import WRITABLE_MESHES
 
     with complain():
         tokenizer = open_tokenizer(model, device)
         modality = tokenizer.spec.modality
-        suffix, single = written_as(file_format, modality), list(WRITABLE_AUDIO if modality == "audio" else WRITABLE)
+        kinds = {"audio": list(WRITABLE_AUDIO), "shape": list(WRITABLE_MESHES)}
+        suffix, single = written_as(file_format, modality), kinds.get(modality, list(WRITABLE))
         items = find_items(inputs, suffixes(modality))
         targets = output_paths(items, output, suffix, single=single)
         if clash := {item.path.resolve() for item in items} & {target.resolve() for target in targets}:
@@ -121,6 +138,7 @@ def reconstruct(
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
         sampling = Sampling(steps, guidance, seed)
         plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
+        shapes = plan_shapes(tokenizer, model, dtype, Surfaces(resolution, query_batch, up), sampling)
         if not tokenizer.spec.decodes:
             raise ValueError(f"{model} only encodes, it gives nothing back; use `zoo tokenize`")
         sampling.check(tokenizer)
@@ -160,17 +178,17 @@ def reconstruct(
                         {"input": str(sample.item.path), "output": str(sample.target), **row} for row in rows
                     )
 
-        if plan is None:
+        if plan is not None:
+            records += _sounds(job, plan, pairs, bits, overwrite)
+        elif shapes is not None:
+            records += send_through(shapes, pairs, counts, job, overwrite)
+        else:
             samples = load_samples(job, tokenizer.spec, pairs, mode=fit.value, max_side=max_side, overwrite=overwrite)
             run_batches(job, samples, batch_size, work)
-        else:
-            records += _sounds(job, plan, pairs, bits, overwrite)
         if as_json:
             typer.echo("\n".join(json.dumps(record) for record in records))
-        elif records and plan is None:
-            _print_summary(records)
         elif records:
-            _print_sounds(records)
+            {"audio": _print_sounds, "shape": _print_shapes}.get(modality, _print_summary)(records)
 
 
 def _sounds(
@@ -193,9 +211,12 @@ def _counts(text: str | None, spec: TokenizerSpec) -> list[int | None]:
     """Prefix lengths to decode, [None] for the whole code."""
     if text is None:
         return [None]
-    if not spec.flexible:
+    whole = list(accumulate(spec.scales)) if spec.order == "scales" else []
+    if not spec.flexible and not whole:
         raise ValueError("--tokens needs a model whose prefixes decode; `zoo info NAME` says which do")
     counts = token_counts(text)
+    if whole and not set(counts) <= set(whole):
+        raise ValueError(f"--tokens takes whole scales, {', '.join(map(str, whole))} tokens, got {text}")
     if not spec.any_size and max(counts) > spec.num_tokens:
         raise ValueError(f"--tokens must lie in 1 to {spec.num_tokens}, got {text}")
     return list(counts)
@@ -258,4 +279,21 @@ def _print_sounds(records: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             row["output"], f"{row['seconds']:,.2f}", f"{row['tokens']:,}", *rate, fidelity, row["spectrograms"]
         )
+    Console().print(table, highlight=False)
+
+
+def _print_shapes(records: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("shape", overflow="fold")
+    for column in ("tokens", "bytes", "triangles", "Chamfer", "F@0.02", "F@0.05", "IoU", "unclear"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in records:
+        near = (f"{row['chamfer_sum']:.4f}", f"{row['f_score@0.02']:.3f}", f"{row['f_score@0.05']:.3f}")
+        iou = "" if row.get("iou") is None else f"{row['iou']:.3f}"
+        unclear = f"{row['ambiguous']:.1%}" if "ambiguous" in row else ""
+        size = f"{row['bytes']:,}" if "bytes" in row else ""
+        table.add_row(row["output"], f"{row['tokens']:,}", size, f"{row['triangles']:,}", *near, iou, unclear)
     Console().print(table, highlight=False)

@@ -21,6 +21,7 @@ from zoo.data.images import from_pil
 
 __all__ = [
     "IMAGES",
+    "SHAPES",
     "SOUNDS",
     "FolderSource",
     "HubSource",
@@ -39,7 +40,7 @@ class Kind:
     Attributes:
         name: of several of them, in messages.
         suffixes: of their files, in lower case.
-        feature: the class of `datasets` that marks a column of them.
+        feature: the class of `datasets` that marks a column of them; "" where there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Kind:
 
 IMAGES = Kind("images", (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm"), "Image")
 SOUNDS = Kind("sound files", AUDIO_SUFFIXES, "Audio")
+SHAPES = Kind("prepared shapes", (".safetensors",), "")
 
 
 class Source(ABC):
@@ -244,7 +246,7 @@ def open_source(root: str | Path, split: str = "train", kind: Kind = IMAGES) -> 
         raise ValueError(
             f"data.root={root} does not exist; give a folder of {kind.name}, tar shards or a saved data set"
         )
-    if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+    if kind.feature and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         return HubSource(path, split, kind)
     shards = sorted(path.glob("*.tar"))
     return ShardSource(shards, kind) if shards else FolderSource(path, kind)

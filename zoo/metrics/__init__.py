@@ -9,6 +9,7 @@ from zoo.metrics.images import bits_per_pixel, lpips, psnr, ssim
 
 if TYPE_CHECKING:
     from zoo.metrics.audio import DNSMOS, PESQ, SISDR, STOI, LogMelDistance
+    from zoo.metrics.shapes import SurfaceDistance, VolumeIoU, sampling_floor
     from zoo.metrics.usage import CodeStatistics
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "PESQ",
     "SISDR",
     "STOI",
+    "SurfaceDistance",
+    "VolumeIoU",
     "bits_per_pixel",
     "codebook_perplexity",
     "codebook_usage",
@@ -27,14 +30,16 @@ __all__ = [
     "compress_at",
     "lpips",
     "psnr",
+    "sampling_floor",
     "ssim",
     "thumbnail",
 ]
 
-# torchmetrics classes, imported when one is asked for
+# what needs torchmetrics, imported when one is asked for
 LAZY = {
     "CodeStatistics": "zoo.metrics.usage",
     **dict.fromkeys(("DNSMOS", "LogMelDistance", "PESQ", "SISDR", "STOI"), "zoo.metrics.audio"),
+    **dict.fromkeys(("SurfaceDistance", "VolumeIoU", "sampling_floor"), "zoo.metrics.shapes"),
 }
 
 

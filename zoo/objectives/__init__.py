@@ -21,6 +21,7 @@ from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_
 from zoo.objectives.image import ImageObjective
 from zoo.objectives.perceptual import LPIPS, FeaturePerceptual, LogitPerceptual, MeanPerceptual
 from zoo.objectives.proxy import ProxyObjective
+from zoo.objectives.shape import DistanceObjective, GridObjective, OccupancyObjective
 from zoo.objectives.vision_critic import DiffAugment, VisionCritic
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "AudioObjective",
     "Balancer",
     "DiffAugment",
+    "DistanceObjective",
     "LPIPS",
     "FeaturePerceptual",
     "FlowObjective",
+    "GridObjective",
     "ImageObjective",
     "LeCAM",
     "LogitPerceptual",
@@ -42,6 +45,7 @@ __all__ = [
     "MultiResolutionCritic",
     "MultiScaleCritic",
     "MultiScaleSTFTCritic",
+    "OccupancyObjective",
     "PatchCritic",
     "ProxyObjective",
     "SISDRLoss",

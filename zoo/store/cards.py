@@ -17,6 +17,7 @@ __all__ = [
     "Card",
     "KnownAnswer",
     "Metric",
+    "Part",
     "Weights",
     "card",
     "cards",
@@ -45,6 +46,19 @@ OPEN_LICENSES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One file of several that make a model.
+
+    Attributes:
+        file: its name inside the hub repository.
+        sha256: its digest, where known.
+    """
+
+    file: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """Where a model's weights are and how they are laid out.
 
@@ -55,6 +69,7 @@ class Weights:
         file: file name inside the hub repository, or as the publisher names it.
         revision: hub commit, tag or branch; None for the newest.
         sha256: digest of the file, where known.
+        parts: where the model is kept in several files in place of one: each by the prefix that its keys get.
         embedded: the file is in the package, `checkpoints/weights/NAME.safetensors`.
         source: where else the publisher keeps the file, for people to fetch by hand; None where a hub has it.
     """
@@ -65,6 +80,7 @@ class Weights:
     file: str = "model.safetensors"
     revision: str | None = None
     sha256: str | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
     embedded: bool = False
     source: str | None = None
 
@@ -262,7 +278,9 @@ def _read(path: Path) -> Card:
 
 def _card(name: str, data: object) -> Card:
     values = _fields(data, Card, "a card", derived={"name"})
-    weights = Weights(**_fields(values.pop("weights"), Weights, "weights"))
+    given = _fields(values.pop("weights"), Weights, "weights")
+    files = (given.pop("parts", None) or {}).items()
+    weights = Weights(**given, parts={str(key): Part(**_fields(part, Part, "a part")) for key, part in files})
     metrics = tuple(Metric(**_fields(item, Metric, "a metric")) for item in values.pop("metrics", None) or ())
     answers = tuple(_answer(item) for item in values.pop("known_answers", None) or ())
     parts: dict[str, Any] = {"name": name, "weights": weights, "metrics": metrics, "known_answers": answers}
@@ -319,8 +337,13 @@ def _check(item: Card) -> None:
         raise ValueError(f"weights.hub is org/name, got {weights.hub!r}")
     if weights.hub is None and not weights.embedded and not weights.source:
         raise ValueError("weights needs a hub id, embedded: true, or a source to fetch the file from by hand")
-    if weights.sha256 is not None and not SHA256.fullmatch(str(weights.sha256)):
-        raise ValueError(f"weights.sha256 is 64 lower-case hexadecimal digits, got {weights.sha256!r}")
+    for digest in (weights.sha256, *(part.sha256 for part in weights.parts.values())):
+        if digest is not None and not SHA256.fullmatch(str(digest)):
+            raise ValueError(f"a sha256 of weights is 64 lower-case hexadecimal digits, got {digest!r}")
+    if weights.parts and (weights.hub is None or weights.embedded or weights.sha256 is not None):
+        raise ValueError("weights in parts lie on a hub, are not embedded, and each part has its own sha256")
     if item.params is not None and not isinstance(item.params, int):
         raise ValueError(f"params is a whole number, got {item.params!r}")
     safe_name(weights.file, "weights.file")
+    for part in weights.parts.values():
+        safe_name(part.file, "the file of a part")

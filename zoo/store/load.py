@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from zoo.store.build import build, public
 from zoo.store.cards import HUB_ID, Card, card, cards, list_models
@@ -40,8 +41,8 @@ def load(
     Args:
         name: a card's name (`zoo.list_models()`), a folder written by `save_pretrained`, or a hub id `org/name`
             whose repository holds such a folder or whose weights a card describes.
-        weights: a file that you have, in place of the one that the card names; cards whose weights are on no hub need
-            it.
+        weights: a file that you have, in place of the one that the card names, or a folder of files where it names
+            several; cards whose weights are on no hub need it.
         device: where it goes.
         dtype: floating dtype of encoder and decoder, None for float32; quantizers stay in float32.
         revision: hub commit, tag or branch; None for what the card names, else the newest.
@@ -79,8 +80,34 @@ def _find(name: str | Path, weights: str | Path | None, revision: str | None, of
 
 def _from_card(item: Card, revision: str | None, offline: bool | None, file: str | Path | None = None) -> Tokenizer:
     weights = item.weights
-    if file is not None:
-        path = Path(file).expanduser()
+    state = _state(item, revision, offline, None if file is None else Path(file).expanduser())
+    if weights.research_only:
+        _tell_license(item.name, weights.license)
+    if weights.layout == "reference":
+        return public(f"zoo.families.{item.family}").from_reference(item.config, state)
+    if item.recipe is None:
+        raise ValueError(f"{item.name}: the card names no recipe")
+    tokenizer = build(item.recipe, device="meta")
+    load_strict(tokenizer, state, source=item.name)
+    return tokenizer
+
+
+def _state(item: Card, revision: str | None, offline: bool | None, given: Path | None) -> dict[str, Tensor]:
+    """The weights that a card describes, from a file or folder that is given, the package or the hub."""
+    weights, wanted = item.weights, revision or item.weights.revision
+
+    def read(path: Path, sha256: str | None) -> dict[str, Tensor]:
+        return read_state(path, sha256=sha256 if revision in (None, weights.revision) else None)
+
+    if weights.parts and weights.hub is not None:
+        state: dict[str, Tensor] = {}
+        for prefix, part in weights.parts.items():
+            here = given and given / Path(part.file).name
+            found = read(here or fetch(weights.hub, part.file, revision=wanted, offline=offline), part.sha256)
+            state |= {f"{prefix}.{key}": tensor for key, tensor in found.items()}
+        return state
+    if given is not None:
+        path = given
     elif weights.embedded and item.weights_path.is_file():
         path = item.weights_path
     elif weights.source is not None and weights.hub is None:
@@ -91,17 +118,8 @@ def _from_card(item: Card, revision: str | None, offline: bool | None, file: str
     elif weights.hub is None:
         raise FileNotFoundError(f"{item.name}: its weights belong to the package but {item.weights_path} is missing")
     else:
-        path = fetch(weights.hub, weights.file, revision=revision or weights.revision, offline=offline)
-    state = read_state(path, sha256=weights.sha256 if revision in (None, weights.revision) else None)
-    if weights.research_only:
-        _tell_license(item.name, weights.license)
-    if weights.layout == "reference":
-        return public(f"zoo.families.{item.family}").from_reference(item.config, state)
-    if item.recipe is None:
-        raise ValueError(f"{item.name}: the card names no recipe")
-    tokenizer = build(item.recipe, device="meta")
-    load_strict(tokenizer, state, source=item.name)
-    return tokenizer
+        path = fetch(weights.hub, weights.file, revision=wanted, offline=offline)
+    return read(path, weights.sha256)
 
 
 def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Tokenizer:

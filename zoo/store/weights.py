@@ -18,7 +18,7 @@ __all__ = ["check_digest", "load_strict", "read_state", "unwrap"]
 
 MAX_HEADER = 100_000_000
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th", ".dev")
-NESTS = ("state_dict", "model", "model_state_dict", "module")
+NESTS = ("state_dict", "model", "model_state_dict", "module", "vae")
 PREFIXES = ("module.", "_orig_mod.")
 BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -69,7 +69,7 @@ def check_digest(path: Path, sha256: str) -> None:
 def unwrap(state: Any, source: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name.
 
-    A mapping under `state_dict`, `model`, `model_state_dict` or `module` is taken out of its wrapper, and the
+    A mapping under `state_dict`, `model`, `model_state_dict`, `module` or `vae` is taken out of its wrapper, and the
     prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are removed where every key has them.
 
     Raises:

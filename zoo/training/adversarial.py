@@ -6,13 +6,12 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from zoo.data.captions import Captioned
 from zoo.data.sampler import mix
 from zoo.tokenizer import Tokenizer
-from zoo.training.module import Settings, TokenizerTraining, reconstruct, settings_of
+from zoo.training.module import Batch, Settings, TokenizerTraining, reconstruct, settings_of
 from zoo.training.optim import build_optimizer, decayed_names
 
 __all__ = ["AdversarialTraining"]
@@ -58,12 +57,12 @@ class AdversarialTraining(TokenizerTraining):
         self._fresh = [settings_of(generator), settings_of(critic)]
         return [generator, critic], [self.scheduler(generator), self.scheduler(critic, self.start)]
 
-    def training_step(self, batch: Tensor | Captioned, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Both losses of a batch (B, C, ...) in [-1, 1]; steps after every `accumulate` batches."""
         optimizers: Any = self.optimizers()
         generator, critic = optimizers
         step = self.global_step
-        x, reconstruction = reconstruct(self.tokenizer, batch)
+        x, reconstruction = reconstruct(self.tokenizer, batch, self.objective)
         self.critic.requires_grad_(False)
         terms = self.objective(x, reconstruction, step, self._anchor[0])
         self.manual_backward(terms["loss"] / self.accumulate)

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from zoo.data.shapes_batch import Shapes
 from zoo.metrics.audio import SISDR, LogMelDistance
+from zoo.metrics.shapes import VolumeIoU
 from zoo.spec import TokenizerSpec
 
 __all__ = ["Fidelity", "fidelity"]
 
 
 class Fidelity(nn.Module):
-    """Measures nothing: for modalities without a measure of their own.
+    """Takes in batches of reconstructions and originals; subclasses say what is measured.
 
     Attributes:
-        headline: name of the number that a progress bar shows, "" for none.
+        headline: name of the number that a progress bar shows.
     """
 
-    headline = ""
+    headline: str
 
-    def forward(self, output: Tensor, x: Tensor) -> dict[str, Tensor | Metric]:
-        """Take in a batch (B, C, ...) of reconstructions and originals.
+    def forward(self, output: Tensor, x: Any) -> dict[str, Tensor | Metric]:
+        """Take in a batch of reconstructions (B, ...) and originals.
 
         Returns:
             Named numbers of the batch, or metrics that have seen it and are computed at the end of an epoch.
         """
-        return {}
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
 
 class ImageFidelity(Fidelity):
@@ -63,9 +67,24 @@ class AudioFidelity(Fidelity):
         return metrics
 
 
+class ShapeFidelity(Fidelity):
+    """IoU at the queries that are uniform in the volume."""
+
+    headline = "iou"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iou = VolumeIoU()
+
+    def forward(self, output: Tensor, x: Shapes) -> dict[str, Tensor | Metric]:
+        """Take in fields (B, Q') at the Q queries of shapes and, ignored here, at others."""
+        self.iou.update(output[:, : x.values.shape[1]], x.values, ~x.near)
+        return {"iou": self.iou}
+
+
 def fidelity(spec: TokenizerSpec) -> Fidelity:
     """What suits the modality of a tokenizer."""
     if spec.modality == "audio":
         assert spec.sample_rate is not None
         return AudioFidelity(spec.sample_rate)
-    return ImageFidelity() if spec.modality == "image" else Fidelity()
+    return ImageFidelity() if spec.modality == "image" else ShapeFidelity()

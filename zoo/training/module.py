@@ -18,13 +18,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from quantizers import Quantized
 from zoo.data.captions import Captioned
 from zoo.data.sampler import mix
+from zoo.data.shapes_batch import Shapes
+from zoo.families.shape import ShapeTokenizer
 from zoo.families.text import TextConditioned
 from zoo.metrics import CodeStatistics
+from zoo.objectives.shape import ShapeObjective
 from zoo.tokenizer import Reconstruction, Tokenizer
 from zoo.training.fidelity import fidelity
 from zoo.training.optim import build_optimizer, decays, schedule
 
-__all__ = ["Settings", "TokenizerTraining"]
+__all__ = ["Batch", "Settings", "TokenizerTraining"]
+
+Batch = Tensor | Captioned | Shapes
 
 # Lets FSDP see the tensors inside a tokenizer's result, on which its backward hooks sit.
 for _result in (Quantized, Reconstruction):
@@ -70,7 +75,8 @@ class TokenizerTraining(LightningModule):
 
     Args:
         tokenizer: what is trained.
-        objective: `forward(x, reconstruction, step)` -> named terms with the total under "loss".
+        objective: `forward(x, reconstruction, step)` -> named terms with the total under "loss". One for shapes also
+            says by `targets(batch)` and `queries(targets)` what it compares and where.
         settings: optimisation.
     """
 
@@ -150,14 +156,14 @@ class TokenizerTraining(LightningModule):
                 rate = values["lr"] * shape(scheduler.last_epoch)
                 group.update(values | {"initial_lr": values["lr"], "lr": rate})
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed this batch's random draws."""
         position = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(mix(self.settings.seed, position, self.global_rank))
 
-    def training_step(self, batch: Tensor | Captioned, batch_idx: int) -> Tensor:
-        """Loss of a batch (B, C, ...) in [-1, 1]."""
-        x, reconstruction = reconstruct(self.tokenizer, batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch: (B, C, ...) in [-1, 1], with captions, or of shapes."""
+        x, reconstruction = reconstruct(self.tokenizer, batch, self.objective)
         terms = self.objective(x, reconstruction, self.global_step)
         self.report("train", terms, reconstruction, len(x))
         return terms["loss"]
@@ -205,13 +211,13 @@ class TokenizerTraining(LightningModule):
         for held, current in zip(self.average.buffers(), self.tokenizer.buffers(), strict=True):
             held.copy_(current)
 
-    def validation_step(self, batch: Tensor | Captioned, batch_idx: int) -> dict[str, Tensor]:
-        """Objective and fidelity of the averaged weights; the reconstructions under "output"."""
-        x, reconstruction = reconstruct(self.best, batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Objective and fidelity of the averaged weights; reconstructions under "output", their originals under "x"."""
+        x, reconstruction = reconstruct(self.best, batch, self.objective)
         self.report("val", self.objective(x, reconstruction, self.global_step), reconstruction, len(x))
         measured = {f"val/{name}": value for name, value in self.fidelity(reconstruction.output, x).items()}
         self.log_dict(measured, batch_size=len(x), sync_dist=True)
-        return {"output": reconstruction.output}
+        return {"x": x, "output": reconstruction.output}
 
     def report(self, part: str, terms: dict[str, Tensor], reconstruction: Reconstruction, size: int) -> None:
         """Log named terms and count the codes in use."""
@@ -234,12 +240,26 @@ class TokenizerTraining(LightningModule):
         checkpoint["recipe"] = self.settings.config
 
 
-def reconstruct(tokenizer: Tokenizer, batch: Tensor | Captioned) -> tuple[Tensor, Reconstruction]:
-    """The signals x (B, C, ...) of a batch and what becomes of them, told their captions where the batch has some."""
+def reconstruct(tokenizer: Tokenizer, batch: Batch, objective: nn.Module) -> tuple[Tensor | Shapes, Reconstruction]:
+    """What a batch is compared with, signals x (B, C, ...) or shapes, and what becomes of it.
+
+    Pictures go with their captions where the batch has some; shapes are evaluated where the objective wants to know.
+
+    Raises:
+        ValueError: the tokenizer or the objective is not one for such batches.
+    """
     if isinstance(batch, Captioned):
         if not isinstance(tokenizer, TextConditioned):
             raise ValueError(f"{type(tokenizer).__name__} reads no captions; set data.captions=false")
         return batch.images, tokenizer(batch.images, text=batch.captions)
+    if isinstance(batch, Shapes):
+        if not isinstance(tokenizer, ShapeTokenizer) or not isinstance(objective, ShapeObjective):
+            raise ValueError(
+                f"the data are shapes, which a {type(tokenizer).__name__} cannot learn from with a "
+                f"{type(objective).__name__}; both must be for shapes: see recipes/vecset_tiny.yaml"
+            )
+        targets = objective.targets(batch)
+        return targets, tokenizer(batch.points, queries=objective.queries(targets))
     return batch, tokenizer(batch)
 
 

@@ -1,0 +1,1 @@
+"""Meshes and point clouds: files, placement, sampling, inside and outside. Heavy libraries load when first used."""
