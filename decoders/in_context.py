@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from decoders.triplane import PLANES, TriplaneHead
 from encoders.layers.attention import Transformer, init_weights
@@ -79,6 +80,7 @@ class InContextTriplane(nn.Module):
         self.blocks.apply(init_weights)
         self.enlarge.apply(keep_variance)
         self.head.apply(keep_variance)
+        self.route: nn.Parameter | None = None
         if place:
             self._place(bands, width)
 
@@ -86,7 +88,9 @@ class InContextTriplane(nn.Module):
     def _place(self, bands: int, width: int) -> None:
         fourier = FourierPoints(bands, pi=False, raw="first")
         where = nn.Linear(fourier.dim, width)
-        self.positions.copy_(where(fourier(curve_points(self.num_tokens))))
+        places, reach = curve_points(self.num_tokens), self.num_tokens ** (-1 / 3)
+        self.positions.copy_(where(fourier(places)))
+        routes = []
         line = (torch.arange(self.resolution) + 0.5) * (2 / self.resolution) - 1
         rows, columns = (side.flatten() for side in torch.meshgrid(line, line, indexing="ij"))
         for number, (across, along) in enumerate(PLANES):
@@ -95,11 +99,17 @@ class InContextTriplane(nn.Module):
             known[[across, along]] = 1.0
             features = fourier(points) * torch.cat([known, known.repeat_interleave(bands).repeat(2)])
             self.tokens[number * len(rows) :][: len(rows)] = where(features)
-        self.blocks.attend_near()
+            apart = (points[:, None, [across, along]] - places[:, [across, along]]).square().sum(-1)
+            routes.append((-0.5 * apart / reach**2).exp())
+        self.route = nn.Parameter(F.normalize(torch.cat(routes), dim=1))
+        self.gates = nn.Parameter(torch.randn(self.num_tokens, width))
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, N, D) to planes (B, 3, C, R, R), R = r 2^len(channels)."""
-        sequence = torch.cat([self.latent(latents) + self.positions, self.tokens.expand(len(latents), -1, -1)], dim=1)
+        said, tokens = self.latent(latents), self.tokens.expand(len(latents), -1, -1)
+        if self.route is not None:
+            tokens = tokens + self.route @ (said * self.gates)
+        sequence = torch.cat([said + self.positions, tokens], dim=1)
         tokens = self.norm(self.blocks(sequence, slice(self.num_tokens, None)))
         maps = rearrange(tokens, "b (p h w) d -> (b p) d h w", p=3, h=self.resolution)
         return self.enlarge(maps).unflatten(0, (len(latents), 3))

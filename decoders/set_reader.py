@@ -21,10 +21,10 @@ class SetReader(nn.Module):
     Nothing but f differs from point to point, and f is short (51 numbers against a width of 512). `prepare` therefore
     moves all linear maps between f and the scores into the keys, once a set:
 
-        norm(embed(f)) = T [f, 1] / s + beta,    s^2 = [f, 1]' G [f, 1] + eps,    T centred and G = T' T / W
-        score = k . Wq norm(embed(f)) = (T' Wq' k) . [f, 1] / s + (Wq' k) . beta
+        norm(embed(f)) = gain * T [f, 1] / s + bias,    s^2 = |T [f, 1]|^2 / W + eps,    T the centred map of embed
+        score = k . Wq norm(embed(f)) = (T' gain * Wq' k) . [f, 1] / s + (Wq' k) . bias
 
-    so that queries of width W and their projection are never computed. Where the head is linear, it goes into the
+    so that queries of width W are never projected, and heads are F + 2 wide. Where the head is linear, it goes into the
     values in the same way: they become one number per member of the set. `plain` is the same in the order of the paper.
 
     Args:
@@ -53,13 +53,12 @@ class SetReader(nn.Module):
         """What `forward` needs of a set (B, M, W) for points embedded by `embed` from F features.
 
         Returns:
-            Keys and values (B, heads, M, K), K >= F + 2 padded with zeros, and the matrix G (B, F + 1, F + 1).
+            Keys and values (B, heads, M, K), K >= F + 2 padded with zeros, and T' (B, F + 1, W).
         """
         keys, values = self.attn.memory(self.norm_context(members))
         with torch.autocast(members.device.type, enabled=False):
             table = torch.cat([embed.weight, embed.bias[:, None]], dim=1).float()
             table = table - table.mean(0)
-            gram = table.mT @ table / len(table)
             normed = torch.cat([self.norm.weight[:, None] * table, self.norm.bias[:, None]], dim=1)
             maps = rearrange(self.attn.query.weight.float() @ normed, "(h d) f -> h d f", h=self.attn.heads)
             keys = keys.float() @ maps * self.attn.head_dim**-0.5
@@ -68,16 +67,17 @@ class SetReader(nn.Module):
                 values = values.float() @ rearrange(readout, "one (h d) -> h d one", h=self.attn.heads)
         size = -(-max(keys.shape[-1], values.shape[-1]) // 8) * 8  # attention kernels want multiples of 8
         keys, values = (F.pad(tensor, (0, size - tensor.shape[-1])).to(members.dtype) for tensor in (keys, values))
-        return keys, values, gram.expand(len(members), -1, -1)
+        return keys, values, table.mT.expand(len(members), -1, -1)
 
     def forward(self, features: Tensor, prepared: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Fourier features (B, Q, F) float32 of points to values (B, Q)."""
-        keys, values, gram = prepared
+        keys, values, table = prepared
         with torch.autocast(features.device.type, enabled=False):
             one = torch.ones_like(features[..., :1])
             extended = torch.cat([features, one], dim=-1)
-            variance = ((extended @ gram) * extended).sum(-1, keepdim=True)
-            queries = torch.cat([extended * (variance + self.norm.eps).rsqrt(), one], dim=-1)
+            length = torch.linalg.vector_norm(extended @ table, dim=-1, keepdim=True)
+            scale = (length.square() / table.shape[-1] + self.norm.eps).rsqrt()
+            queries = torch.cat([extended * scale, one], dim=-1)
             queries = F.pad(queries, (0, keys.shape[-1] - queries.shape[-1])).to(keys.dtype)
         queries = queries[:, None].expand(-1, self.attn.heads, -1, -1)
         out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)

@@ -12,6 +12,7 @@ from encoders.layers.points import FourierPoints, take_points
 
 __all__ = ["InContextEncoder"]
 
+GAIN = 16.0  # a sixteenth of the points within reach of a place make it stand out
 CURVE_BITS = 5  # of an axis, for the order of points
 
 
@@ -69,10 +70,12 @@ class InContextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.latents = nn.Linear(width, dim)
         self.blocks.apply(init_weights)
+        self.places: nn.Parameter | None = None
         if place:
+            self.places = nn.Parameter(curve_points(num_tokens))
+            self.reach = nn.Parameter(torch.full((num_tokens,), num_tokens ** (-1 / 3)))
             with torch.no_grad():
-                self.tokens.copy_(self.place(self.fourier(curve_points(num_tokens))))
-            self.blocks.attend_near()
+                self.tokens.copy_(self.place(self.fourier(self.places)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Clouds (B, P, 3 + features) in [-1, 1]^3 to latents (B, N, D)."""
@@ -80,7 +83,12 @@ class InContextEncoder(nn.Module):
         where = self.fourier(x[..., :3]).to(x.dtype)
         said = self.points(torch.cat([where, x[..., 3:]], dim=-1)).amax(2)
         points = said + self.place(where.mean(2))
-        sequence = torch.cat([self.tokens.expand(len(x), -1, -1), points], dim=1)
+        tokens = self.tokens.expand(len(x), -1, -1)
+        if self.places is not None:
+            apart = (x[..., :3].mean(2)[:, None] - self.places[:, None]).square().sum(-1)
+            near = (-0.5 * apart / self.reach[:, None] ** 2).exp()
+            tokens = tokens + near @ points * (GAIN / points.shape[1])
+        sequence = torch.cat([tokens, points], dim=1)
         gained = self.blocks(sequence, slice(0, self.num_tokens)) - self.tokens
         return self.latents(self.norm(gained))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Quantized, Quantizer
-from .distributed import all_reduce_sum, world_size
+from .distributed import all_reduce_sum
 from .kl import KL
 from .multiscale import MultiScaleVQ
 
@@ -85,7 +85,7 @@ class VVQ(MultiScaleVQ):
         """
         mean, logvar = self._check_latents(z, mask).chunk(2, dim=-1)
         if self.standard is not None:
-            mean = self.standard(mean)
+            mean = self.standard(mean, mask)
         moments = torch.cat([mean, logvar + 2 * math.log(self.deviation)], dim=-1)
         draw = self.posterior(moments, mask, generator=generator)
         found = self._forward(draw.latents, mask)
@@ -115,15 +115,17 @@ class Standardize(nn.Module):
         self.register_buffer("variance", torch.ones(length, dim))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D); positions where the mask (B, N) is False are in no statistic."""
         if self.training:
-            self._follow(x.detach())
+            self._follow(x.detach(), mask)
         return (x - self.mean) * (self.variance + EPSILON).rsqrt()
 
     @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
+    def _follow(self, x: Tensor, mask: Tensor | None) -> None:
+        real = x.new_ones(*x.shape[:2], 1) if mask is None else mask[..., None].to(x.dtype)
+        count = all_reduce_sum(real.sum(0))
         self.batches += 1
-        rate = (1 / self.batches.float()).clamp_min(self.rate)
-        self.mean.lerp_(all_reduce_sum(x.mean(0)) / world_size(), rate)
-        self.variance.lerp_(all_reduce_sum((x - self.mean).square().mean(0)) / world_size(), rate)
+        rate = (1 / self.batches.float()).clamp_min(self.rate) * (count > 0)
+        self.mean.lerp_(all_reduce_sum((x * real).sum(0)) / count.clamp_min(1), rate)
+        self.variance.lerp_(all_reduce_sum(((x - self.mean).square() * real).sum(0)) / count.clamp_min(1), rate)

@@ -36,7 +36,7 @@ from zoo.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "vat_tiny"
-MESH = ROOT / "tests/assets/blob.obj"
+MESH = ROOT / "docs/assets/shapes/bedside_table.glb"
 
 
 def main(

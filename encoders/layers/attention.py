@@ -137,24 +137,6 @@ class Transformer(nn.ModuleList):
             raise ValueError(f"depth must be at least 1, got {depth}")
         super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
 
-    @torch.no_grad()
-    def attend_near(self, sharpness: float = 3.0) -> None:
-        """Start as a smoothing: every token adds the mean of those that are like it, and a little of its own MLP.
-
-        Keys equal queries, so that the scores of normalised tokens are their similarities, and what a value says comes
-        back as it was. Where tokens begin as features of places, that is the neighbourhood.
-
-        Args:
-            sharpness: factor on the scores.
-        """
-        for block in self:
-            width = len(block.norm1.weight)
-            queries, keys, values = block.attn.qkv.weight.split(width)
-            keys.copy_(nn.init.orthogonal_(queries, gain=sharpness**0.5))
-            block.attn.proj.weight.copy_(nn.init.orthogonal_(values).T)
-            nn.init.xavier_uniform_(block.mlp.fc1.weight)
-            nn.init.xavier_uniform_(block.mlp.fc2.weight, gain=0.5)
-
     def forward(
         self, x: Tensor, rows: slice, mask: Tensor | None = None, watch: Callable[[int, Tensor], None] | None = None
     ) -> Tensor:

@@ -25,5 +25,6 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["distance from a ball", "40^3"],
     ]
     assert cells[0][9] == "yes" and cells[1][2] == f"{25**3:,}" and cells[2][9] == ""
-    assert [row[0] for row in cells[-2:]] == ["vecset_fsq_tiny: encode 512 points", "prepare 1 meshes (1 files)"]
+    assert cells[-5][0] == "vecset_fsq_tiny: encode 512 points" and cells[-1][0] == "prepare 1 meshes (1 files)"
+    assert cells[-4][:3] == ["vecset_fsq_tiny: tokens to a mesh of a ball", "24^3", cells[0][2]]
     assert all(float(row[5]) > 0 for row in cells)

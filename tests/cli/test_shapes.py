@@ -72,7 +72,9 @@ def test_there_and_back(cli: Cli, codes: str, shapes: Path, tmp_path: Path, batc
     assert names(tmp_path / "t") == [f"{place}.safetensors" for place in places]
     tokens = Tokens.load(tmp_path / "t" / "ball.safetensors")
     facts = Tokens.read_metadata(tmp_path / "t" / "ball.safetensors")
-    assert tokens.size is not None and tokens.size.tolist() == [pytest.approx([*BALL["centre"], BALL["radius"]], rel=1e-2)]
+    assert tokens.size is not None and tokens.size.tolist() == [
+        pytest.approx([*BALL["centre"], BALL["radius"]], rel=1e-2)
+    ]
     assert (facts["source"], json.loads(facts["shape"])) == ("ball.glb", {"kind": "mesh"})
     back = cli("detokenize", tmp_path / "t", "-o", tmp_path / "b", *SMALL, "--query-batch", 999)
     assert back.exit_code == 0, back.output

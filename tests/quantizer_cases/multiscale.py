@@ -1,6 +1,6 @@
 """Quantizers of several scales."""
 
-from quantizers import BSQ, FSQ, VQ, MultiRate, MultiScaleVQ, Projected
+from quantizers import BSQ, FSQ, VQ, VVQ, MultiRate, MultiScaleVQ, Projected
 
 from .case import Case
 
@@ -41,6 +41,14 @@ CASES: dict[str, Case] = {
     ),
     "multiscale_fsq": Case(
         lambda: MultiScaleVQ(FSQ([5, 5, 5]), (1, 2, 4), phis=2), tokens=16, positionwise=False, idempotent=False
+    ),
+    "vvq": Case(lambda: VVQ(VQ(6, 40), (1, 3, 7), phis=2), positionwise=False, idempotent=False, random=True),
+    "vvq_standard": Case(
+        lambda: VVQ(FSQ([5, 5, 5]), (1, 3, 7), phis=0, deviation=0.01, standardize=0.1),
+        positionwise=False,
+        idempotent=False,
+        random=True,
+        state=True,
     ),
     "multirate": Case(
         lambda: MultiRate(VQ(6, 40, learn="ema", dead_code_threshold=0.1), (4, 2, 1)),

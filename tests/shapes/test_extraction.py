@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 import zoo
+from scripts.demo_shapes import MESH, encode
 from zoo.families.shape import Field, ShapeTokenizer
 from zoo.shapes.extraction import Extraction, extract
+from zoo.shapes.meshes import read_mesh
+from zoo.store.cards import CARDS
 
 pytest.importorskip("skimage")
 
@@ -180,6 +183,20 @@ def test_fields_of_tokenizers() -> None:
     assert few.evaluations < all_.evaluations and few.mesh.vertices.shape == all_.mesh.vertices.shape
     assert np.array_equal(few.mesh.faces, all_.mesh.faces)
     assert np.allclose(few.mesh.vertices, all_.mesh.vertices, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    not (CARDS / "weights" / "vat_tiny.safetensors").is_file(), reason="the weights are not in checkpoints/weights"
+)
+def test_the_field_of_a_trained_decoder() -> None:
+    """What is found is part of the dense surface, and all of it but for specks that the decoder leaves in the air."""
+    tokenizer = zoo.load("vat_tiny")
+    assert isinstance(tokenizer, ShapeTokenizer)
+    with torch.inference_mode():
+        field = tokenizer.field(encode(tokenizer, read_mesh(MESH)))
+        few, all_ = extract(field, resolution=96), extract(field, resolution=96, stride=1)
+    found, wanted = (set(map(tuple, result.mesh.vertices.round(4))) for result in (few, all_))
+    assert len(found - wanted) <= 1e-3 * len(wanted) and len(wanted - found) <= 5e-3 * len(wanted)
 
 
 def test_bounds_of_a_field() -> None:

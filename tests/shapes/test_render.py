@@ -1,4 +1,4 @@
-"""Pictures of shapes: what is in front hides what is behind, whichever way triangles face and however large they are."""
+"""Pictures of shapes: what is in front hides what is behind, whichever way triangles face."""
 
 from __future__ import annotations
 

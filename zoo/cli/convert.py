@@ -71,9 +71,9 @@ def tokenize(
     """Turn pictures, sounds or shapes into token files.
 
     A token file is safetensors: the codes and what `zoo detokenize` needs to restore the file: the model, how a picture
-    was fitted and its caption, the rate, channels and length of a sound, or where a shape was and how large. Long sounds
-    are processed in pieces, so memory does not grow with their length. Bad inputs are recorded in errors.jsonl beside
-    the outputs.
+    was fitted and its caption, the rate, channels and length of a sound, or where a shape was and how large. Long
+    sounds are processed in pieces, so memory does not grow with their length. Bad inputs are recorded in errors.jsonl
+    beside the outputs.
 
     Shapes are meshes (OBJ, GLB, GLTF, PLY, STL, OFF) or point clouds (NPZ with `points` and perhaps `normals`, PLY).
 
@@ -84,7 +84,7 @@ def tokenize(
       zoo tokenize 'photos/**/*.png' -m titok_l32_imagenet -o tokens/ -b 32 --device cuda
       zoo tokenize speech.wav -m wavtokenizer_small_75 -o tokens/
       zoo tokenize podcasts/ -m encodec_24khz -o tokens/ --codebooks 8 --channels each
-      zoo tokenize chair.glb -m runs/my_shapes -o tokens/
+      zoo tokenize chair.glb -m vat_tiny -o tokens/
     """
     from zoo.cli.jobs import Job, load_samples, run_batches
     from zoo.cli.shapes import plan_shapes, tokenize_shapes

@@ -87,7 +87,7 @@ def reconstruct(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every result as one JSON object a line.")] = False,
 ) -> None:
-    """Send pictures, sounds or shapes through a tokenizer and back, and show both sides with quality and bits underneath.
+    """Send pictures, sounds or shapes through a tokenizer and back, and show both sides with quality and bits.
 
     A sound is written at its own rate, channels and length; both spectrograms stand side by side in a PNG beside it.
     SI-SDR compares the two files: codecs trained to sound alike, not to be alike, have low values.
@@ -109,7 +109,7 @@ def reconstruct(
       zoo reconstruct photo.jpg -m titok_l32_imagenet -o side_by_side.png --fit pad
       zoo reconstruct speech.wav -m wavtokenizer_small_75 -o demo/
       zoo reconstruct music.flac -m encodec_24khz -o demo/music.flac --codebooks 8
-      zoo reconstruct chair.obj -m runs/my_shapes -o chair.glb --resolution 256 --query-batch 20000
+      zoo reconstruct chair.obj -m vat_tiny -o chair.glb --resolution 256 --query-batch 20000
     """
     import torch
 

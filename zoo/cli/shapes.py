@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.cli.inputs import Item
 from zoo.cli.jobs import Job
-from zoo.cli.options import DtypeName, Surfaces, precision
+from zoo.cli.options import DtypeName, Surfaces, UpName, precision
 from zoo.cli.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def drawn(shape: Mesh | Cloud, count: int, rng: Generator) -> tuple[Any, Any]:
     return shape.points[kept], None if shape.normals is None else shape.normals[kept]
 
 
-def tokenize_shapes(
-    job: Job, plan: Plan, pairs: Iterable[tuple[Item, Path]], batch_size: int, overwrite: bool
-) -> None:
+def tokenize_shapes(job: Job, plan: Plan, pairs: Iterable[tuple[Item, Path]], batch_size: int, overwrite: bool) -> None:
     """Write a token file for every shape."""
     waiting: list[tuple[Item, Path, Read]] = []
     for item, target in pairs:
@@ -224,10 +222,11 @@ def _reconstruct(plan: Plan, item: Item, target: Path, counts: Sequence[int | No
 
     shape = plan.read(item.path)
     code = plan.encode([shape])[0]
-    solid = isinstance(shape.shape, Mesh)
-    size = f"{len(shape.shape.faces):,} triangles" if solid else f"{len(shape.shape.points):,} points"
-    up, name = plan.surfaces.up.value, plan.model.rstrip("/").split("/")[-1]
-    panels = [Panel(views(shape.shape, up=up), item.path.name, [size])]
+    whole = shape.shape
+    size = f"{len(whole.faces):,} triangles" if isinstance(whole, Mesh) else f"{len(whole.points):,} points"
+    up: Literal["y", "z"] = "z" if plan.surfaces.up is UpName.z else "y"
+    name = plan.model.rstrip("/").split("/")[-1]
+    panels = [Panel(views(whole, up=up), item.path.name, [size])]
     rows = []
     for count in counts:
         tokens = code if count is None else code.keep(count)
@@ -242,7 +241,7 @@ def _reconstruct(plan: Plan, item: Item, target: Path, counts: Sequence[int | No
             facts |= {"bits": round(bits, 2), "bytes": math.ceil(bits / 8)}
         facts |= {"triangles": len(mesh.faces), "evaluated": round(made.share, 5)}
         facts |= measure(shape, mesh, field)
-        panels.append(Panel(views(mesh, up=up, like=shape.shape), f"{name}: {facts['tokens']:,} tokens", _lines(facts)))
+        panels.append(Panel(views(mesh, up=up, like=whole), f"{name}: {facts['tokens']:,} tokens", _lines(facts)))
         rows.append({"input": str(item.path), "output": str(path), **facts})
     picture = write_image(target.with_suffix(".png"), side_by_side(panels, columns=1 if len(panels) > 2 else None))
     return [row | {"picture": str(picture)} for row in rows]

@@ -21,6 +21,7 @@ __all__ = ["Extraction", "extract"]
 STRIDE = 4
 FEWEST = 4  # coarse cells along an axis; grids too small for them are evaluated whole
 QUERY_BATCH = 1 << 16
+CELLS = 1 << 14  # coarse cells whose nodes are listed at a time
 CORNERS = np.array(list(product((0, 1), repeat=3)))
 FACES = ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1))  # axis and side
 
@@ -69,7 +70,7 @@ def extract(
     plates thinner than a coarse cell, all its nodes are evaluated. What remains unseen is a separate part, thinner than
     a coarse cell, that nothing in the values around announces.
 
-    Memory is that of the grid (5 bytes a node) and of `query_batch` points in the field.
+    Memory is that of the grid (6 bytes a node) and of `query_batch` points in the field.
 
     Args:
         field: (1, Q, 3) points to (1, Q) values, above `level` inside; of one shape: `field[0]` of a batch.
@@ -82,6 +83,7 @@ def extract(
     Raises:
         ValueError: a setting is out of range, the field is of several shapes, its values are not finite, or nothing is
             inside.
+        RuntimeError: scikit-image is not installed.
     """
     if resolution < 2 or stride < 1 or query_batch < 1:
         raise ValueError(
@@ -95,7 +97,8 @@ def extract(
     stride = min(stride, resolution // FEWEST)
     if stride > 1:
         return _march(grid, _search(grid, stride))
-    grid.evaluate(np.arange(grid.size))
+    for start in range(0, grid.size, query_batch):
+        grid.evaluate(np.arange(start, min(start + query_batch, grid.size)))
     return _march(grid, None)
 
 
@@ -113,6 +116,11 @@ class _Grid:
         self.ticks = torch.linspace(-bounds, bounds, self.side, device=self.device)
         self.values = np.full(self.size, np.nan, np.float32)
         self.evaluations = 0
+
+    def nodes(self, x: Array, y: Array, z: Array) -> Array:
+        """Nodes (n, a, b, c) at places (n, a), (n, b) and (n, c) along each axis."""
+        x, y, z = x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]
+        return np.asarray(x * self.steps[0] + y * self.steps[1] + z)
 
     def places(self, nodes: Array) -> tuple[Array, Array, Array]:
         """Positions (n,) of nodes along each axis."""
@@ -148,10 +156,13 @@ class _Grid:
 def _search(grid: _Grid, stride: int) -> Array:
     """Evaluate what the surface needs; which cells it crosses, (side^3,) bool by their first nodes."""
     ticks = np.append(np.arange(0, grid.resolution, stride), grid.resolution)
-    nodes = (ticks[:, None, None] * grid.steps[0] + ticks[:, None] * grid.steps[1] + ticks).astype(np.int64)
+    nodes = grid.nodes(ticks[None], ticks[None], ticks[None])[0]
     values = grid(nodes)
     seeds = [_bisect(grid, low, high) for low, high in _crossings(nodes, values)]
-    for blocks in _suspects(nodes, ticks, values, grid.steps, stride):
+    lows = ticks[np.argwhere(_suspects(ticks, values))]
+    for start in range(0, len(lows), CELLS):
+        inner = np.minimum(lows[start : start + CELLS, :, None] + np.arange(stride + 1), grid.resolution)
+        blocks = grid.nodes(inner[:, 0], inner[:, 1], inner[:, 2])
         seeds += [_bisect(grid, low, high) for low, high in _crossings(blocks, grid(blocks))]
     found = np.unique(np.concatenate(seeds))
     if not len(found):
@@ -170,55 +181,51 @@ def _crossings(nodes: Array, values: Array) -> Iterator[tuple[Array, Array]]:
 
 
 def _bisect(grid: _Grid, low: Array, high: Array) -> Array:
-    """Cells (n,) at crossed edges of the fine grid on segments of the grid's lines, low to high, that cross the level."""
+    """Cells (n,) at crossed edges of the fine grid, one on each segment from low (n,) to high (n,) along an axis."""
     rise = grid.values[high] > 0
     step = np.select([high - low >= unit for unit in grid.steps], list(grid.steps)) if len(low) else low
     while len(low) and bool((far := high - low > step).any()):
         middle = np.where(far, low + (high - low) // step // 2 * step, low)
         above = (grid(middle) > 0) == rise
         low, high = np.where(far & ~above, middle, low), np.where(far & above, middle, high)
-    last = sum(
-        (place == grid.resolution) * unit for place, unit in zip(grid.places(low), grid.steps, strict=True)
-    )
+    last = sum((place == grid.resolution) * unit for place, unit in zip(grid.places(low), grid.steps, strict=True))
     return low - last
 
 
-def _suspects(nodes: Array, ticks: Array, values: Array, steps: Array, stride: int) -> Iterator[Array]:
-    """Fine nodes (n, a, b, c) of coarse cells whose corners agree, but in which the level may be crossed.
+def _suspects(ticks: Array, values: Array) -> Array:
+    """(m, m, m) bool: coarse cells whose corners agree, but in which the level may be crossed.
 
     From each corner values are continued into the cell along the slopes with which they arrive there from outside of
-    it, where these lead towards the level. Distances to a convex thing within the cell fall at least as fast.
+    it, where these lead towards the level. Distances from a convex thing within the cell fall at least as fast.
+
+    Args:
+        ticks: (m + 1,) places of coarse nodes along each axis.
+        values: (m + 1, m + 1, m + 1) at them.
     """
-    inside = values > 0
-    corners = [inside[tuple(slice(at, len(ticks) - 1 + at) for at in corner)] for corner in CORNERS]
-    side = np.where(corners[0], 1.0, -1.0).astype(np.float32)
-    alike = np.logical_and.reduce([corner == corners[0] for corner in corners])
-    widths, suspect = np.diff(ticks), np.zeros_like(alike)
-    shape = np.eye(3, dtype=np.int64) * (len(ticks) - 2) + 1
-    slopes = [np.diff(values, axis=axis) / widths.reshape(shape[axis]) for axis in range(3)]
+    cells, widths = len(ticks) - 1, np.diff(ticks)
+    along = [widths.reshape(np.where(np.arange(3) == axis, cells, 1)) for axis in range(3)]
+    slopes = []  # of the edge before node i at i along its axis; 0 beyond the cube
+    for axis in range(3):
+        slope = np.diff(values, axis=axis) / along[axis]
+        slopes.append(np.pad(slope, [(1, 1) if other == axis else (0, 0) for other in range(3)]))
+    inside = np.stack([values[_at(corner, cells)] > 0 for corner in CORNERS])
+    alike = (inside == inside[0]).all(axis=0)
+    side = np.where(inside[0], 1, -1).astype(np.float32)
+    suspect = np.zeros_like(alike)
     for corner in CORNERS:
-        cells = tuple(slice(at, len(ticks) - 1 + at) for at in corner)
-        reached = side * values[cells]
+        reached = side * values[_at(corner, cells)]
         for axis in range(3):
-            own = list(cells)
-            own[axis] = slice(None)
-            change = np.zeros_like(side)
-            behind = (slice(None),) * axis
-            if corner[axis]:
-                change[(*behind, slice(None, -1))] = -slopes[axis][tuple(own)][(*behind, slice(1, None))]
-            else:
-                change[(*behind, slice(1, None))] = slopes[axis][tuple(own)][(*behind, slice(None, -1))]
-            reached += np.minimum(side * change * widths.reshape(shape[axis]), 0)
+            behind = corner.copy()
+            behind[axis] *= 2  # the edge that ends at a low corner, or begins at a high one
+            into = -1 if corner[axis] else 1
+            reached += np.minimum(into * side * slopes[axis][_at(behind, cells)] * along[axis], 0)
         suspect |= reached <= 0
-    lows = np.argwhere(suspect & alike)
-    inner = np.arange(stride + 1)
-    block = (inner[:, None, None] * steps[0] + inner[:, None] * steps[1] + inner).astype(np.int64)
-    whole = (ticks[lows + 1] - ticks[lows] == stride).all(axis=1)
-    first = nodes[tuple(lows[whole].T)]
-    yield first[:, None, None, None] + block
-    for low in lows[~whole]:
-        spans = [range(ticks[at], ticks[at + 1] + 1) for at in low]
-        yield np.array(list(product(*spans))) .dot(steps).reshape(1, *map(len, spans))
+    return np.asarray(suspect & alike)
+
+
+def _at(first: Array, count: int) -> tuple[slice, ...]:
+    """`count` places along each axis, from `first` (3,)."""
+    return tuple(slice(place, place + count) for place in first)
 
 
 def _follow(grid: _Grid, cells: Array) -> Array:
@@ -240,7 +247,12 @@ def _follow(grid: _Grid, cells: Array) -> Array:
 
 def _march(grid: _Grid, crossed: Array | None) -> Extraction:
     """Marching cubes on the values found, over the crossed cells or all."""
-    from skimage.measure import marching_cubes
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise RuntimeError(
+            f"marching cubes needs scikit-image ({error}); install it with: pip install 'tokenizer-zoo[mesh]'"
+        ) from error
 
     shape = (grid.side,) * 3
     if crossed is None:
@@ -259,6 +271,6 @@ def _march(grid: _Grid, crossed: Array | None) -> Extraction:
 def _nothing(grid: _Grid) -> str:
     known = grid.values[~np.isnan(grid.values)]
     return (
-        f"nothing to extract: none of {grid.evaluations:,} values in [-{grid.bounds:g}, {grid.bounds:g}]^3 is above the "
-        f"level {grid.level:g}, the highest is {known.max() + grid.level:.4g}; the codes decode to an empty shape"
+        f"nothing to extract: none of {grid.evaluations:,} values in [-{grid.bounds:g}, {grid.bounds:g}]^3 is above "
+        f"the level {grid.level:g}, the highest is {known.max() + grid.level:.4g}; the codes decode to an empty shape"
     )

@@ -8,7 +8,7 @@ One safetensors file for each mesh, with these tensors in the frame of the place
     volume_sdf, near_sdf           float16 (Q,)     distance from the surface, positive inside
     volume_inside, near_inside     uint8 (Q / 8,)   occupancy, one bit a query (`numpy.unpackbits`)
     frame                          float64 (4,)     centre x, y, z and scale: world = normalised * scale + centre
-    extent                         float32 (4,)     half sides of the bounding box along x, y, z; largest distance
+    extent                         float32 (4,)     largest |x|, |y|, |z| and distance from the origin
 
 Queries are rounded to float16 before they are measured, so occupancy and distance are exact where they say they are.
 """
@@ -161,5 +161,5 @@ def _half(values: Floats) -> np.ndarray:
 
 
 def _extent(vertices: Floats) -> np.ndarray:
-    """(4,) float32: half sides of the bounding box, and the largest distance from the origin."""
-    return np.append(np.ptp(vertices, axis=0) / 2, np.linalg.norm(vertices, axis=1).max()).astype(np.float32)
+    """(4,) float32: largest |x|, |y| and |z|, and the largest distance from the origin."""
+    return np.append(np.abs(vertices).max(axis=0), np.linalg.norm(vertices, axis=1).max()).astype(np.float32)

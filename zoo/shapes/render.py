@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ def _expand(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts - first, counts)
 
 
-def _span(corners: Floats, y: Floats) -> tuple[Floats, Floats]:
+def _span(corners: Floats, y: Any) -> tuple[Floats, Floats]:
     """Where the line at height y (n,) enters and leaves a triangle (n, 3, 2)."""
     start, end = corners, np.roll(corners, -1, axis=1)
     rise = end[..., 1] - start[..., 1]
@@ -191,7 +191,7 @@ def _splat(buffer: Tensor, flat: Floats, side: int) -> None:
 
 
 def _nearest(buffer: Tensor, samples: Ints, depths: Floats, numbers: Ints) -> None:
-    """Keep what is nearest to the viewer at each sample: distance in the upper half of a key, its number in the lower."""
+    """Keep the nearest at each sample: keys hold how far away something is, then its number."""
     away = (np.clip(0.5 - depths / 16, 0, 1) * (1 << 30)).astype(np.int64)
     buffer.scatter_reduce_(0, torch.from_numpy(samples), torch.from_numpy((away << 32) | numbers), "amin")
 
@@ -203,8 +203,8 @@ def _smooth(mesh: Mesh) -> Floats:
     _, place = np.unique(mesh.vertices, axis=0, return_inverse=True)
     faces = place.reshape(-1)[mesh.faces]
     sums = [np.bincount(faces.ravel(), np.repeat(cross[:, axis], 3)) for axis in range(3)]
-    mean = np.stack(sums, axis=1)
-    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-30)
+    total = np.stack(sums, axis=1)
+    mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
     around = mean[faces]
     close = (around * flat[:, None]).sum(axis=-1, keepdims=True) > CREASE
     return np.where(close, around, flat[:, None])
