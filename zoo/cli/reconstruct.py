@@ -12,6 +12,7 @@ import typer
 
 from zoo.cli.inputs import Item, errors_beside, find_items, output_paths, suffixes, written_as
 from zoo.cli.options import (
+    Bandwidth,
     BatchSize,
     Bits,
     Channels,
@@ -70,6 +71,7 @@ def reconstruct(
     channels: Channels = ChannelsName.mix,
     chunk: Chunk = 30.0,
     codebooks: Codebooks = None,
+    bandwidth: Bandwidth = None,
     bits: Bits = 16,
     file_format: Format = None,
     batch_size: BatchSize = 8,
@@ -120,7 +122,7 @@ def reconstruct(
             raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
         sampling = Sampling(steps, guidance, seed)
-        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, bandwidth, dtype, sampling)
         if not tokenizer.spec.decodes:
             raise ValueError(f"{model} only encodes, it gives nothing back; use `zoo tokenize`")
         sampling.check(tokenizer)
