@@ -63,6 +63,7 @@ def test_two_steps_of_every_tiny_recipe(name: str, small: list[str], tmp_path: P
     if zoo.build(name, device="meta").spec.modality == "audio":
         pytest.importorskip("soundfile")
         small = [option for option in small if not option.startswith("data.root=")]  # they bring samples
+        small.append("data.seconds=0.32")  # whole blocks of all of them
     folder = train(name, small)
     tokenizer = zoo.load(folder)
     averaged = {
