@@ -234,9 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.models:
             for row in measure(name, options):
                 found.append(row)
-                print(
-                    "  ".join(f"{cell:>{width}}" for cell, width in zip(row.cells(), widths, strict=True)), flush=True
-                )
+                print(line(row.cells(), widths), flush=True)
     if options.markdown:
         options.markdown.write_text(markdown(found), "utf-8")
 

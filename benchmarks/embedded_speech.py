@@ -7,7 +7,8 @@ Two sets are reported apart: asterisk-fr, prompts of a speaker and in a language
 which every 16th file by name is measured (`--every`), and pocketsphinx, English utterances of other speakers, all of
 them. Clips go through as they are in the files, one at a time.
 
-Every number is a mean over clips; usage and perplexity are of all codes of a set. The mel distance is
+Every number is a mean over clips; usage and perplexity are of all codes of a set, averaged over codebooks. A residual
+code is also measured with its first codebooks alone, half of them and half of those, down to one. The mel distance is
 `zoo.metrics.LogMelDistance`, PESQ is wide-band, DNSMOS judges the output alone, and the row "original" is the clips
 themselves. A code's bitrate is log2 of the codebook's size times the tokens of a clip, over its duration.
 
@@ -26,7 +27,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from zoo.metrics import DNSMOS, PESQ, STOI, LogMelDistance, codebook_perplexity,
 from zoo.store.cards import card
 from zoo.store.files import replacing
 from zoo.tokenizer import Tokenizer
+from zoo.tokens import Tokens
 
 __all__ = ["SETS", "HeldOut", "Meters", "clips", "measure", "opus"]
 
@@ -166,6 +168,21 @@ class Meters:
         return values if self.bits == 0 else values | {"kbit/s": self.bits * self.sample_rate / self.samples / 1000}
 
 
+def prefixes(model: Tokenizer) -> dict[str, int]:
+    """What is measured of a model's code: all its codebooks, and for a residual code the first half, quarter, ..."""
+    count = len(model.spec.codebook_sizes)
+    found = {"tokens": count}
+    while model.quantizer.prefixes and count > 1:
+        count //= 2
+        found[f"{count} codebook{'s' if count > 1 else ''}"] = count
+    return found
+
+
+def first(tokens: Tokens, count: int) -> Tokens:
+    """The code in its first codebooks."""
+    return replace(tokens, indices=tokens.indices[..., :count], codebook_sizes=tokens.codebook_sizes[:count])
+
+
 def opus_name(kilobits: float) -> str:
     """How Opus at a bitrate is called."""
     return f"Opus {kilobits:g} kbit/s"
@@ -176,29 +193,33 @@ def measure(model: Tokenizer, sounds: Sequence[Tensor], rates: Sequence[float]) 
     """All numbers of one set.
 
     Args:
-        model: an audio tokenizer with one codebook.
+        model: an audio tokenizer.
         sounds: each (1, T) in [-1, 1] at the model's rate.
         rates: kbit/s to ask of Opus; none to leave it out.
 
     Returns:
-        By codec ("tokens", "original", "Opus 6 kbit/s"): means over the clips of the `NUMBERS`.
+        By codec ("tokens", "4 codebooks", "original", "Opus 6 kbit/s"): means over the clips of the `NUMBERS`.
     """
     rate = int(model.spec.sample_rate or 0)
-    meters = {codec: Meters(rate) for codec in ("tokens", *(opus_name(asked) for asked in rates))}
+    counts = prefixes(model)
+    meters = {codec: Meters(rate) for codec in (*counts, *(opus_name(asked) for asked in rates))}
     meters[ORIGINAL] = Meters(rate, ["DNSMOS"])
     codes = []
     for sound in track(sounds, description="measuring", transient=True):
         tokens = model.encode(sound[None].to(model.device))
-        codes.append(tokens.indices.flatten())
-        versions = {"tokens": (model.decode(tokens)[0].float().cpu(), float(tokens.bits()[0])), ORIGINAL: (sound, 0)}
+        codes.append(tokens.indices.flatten(0, 1))
+        versions: dict[str, tuple[Tensor, float]] = {ORIGINAL: (sound, 0)}
+        for codec, count in counts.items():
+            part = first(tokens, count)
+            versions[codec] = model.decode(part)[0].float().cpu(), float(part.bits()[0])
         versions |= {opus_name(asked): opus(sound, rate, asked) for asked in rates}
         for codec, (output, bits) in versions.items():
             meters[codec].update(output, sound, bits)
     means = {codec: meter.compute() for codec, meter in meters.items()}
-    (size,) = model.spec.codebook_sizes
-    seen = torch.cat(codes)
-    means["tokens"]["codebook usage"] = float(codebook_usage(seen, size))
-    means["tokens"]["codebook perplexity"] = float(codebook_perplexity(seen, size))
+    sizes, seen = model.spec.codebook_sizes, torch.cat(codes)
+    for name, share in (("codebook usage", codebook_usage), ("codebook perplexity", codebook_perplexity)):
+        values = [float(share(seen[:, number], size)) for number, size in enumerate(sizes)]
+        means["tokens"][name] = sum(values) / len(values)
     return means
 
 
@@ -268,8 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     console = Console(width=120)
     model = zoo.load(options.model, device=options.device)
-    if model.spec.modality != "audio" or len(model.spec.codebook_sizes) != 1 or model.spec.input_shape[0] != 1:
-        parser.error(f"{options.model} is no tokenizer of mono sound with one codebook")
+    if model.spec.modality != "audio" or model.spec.continuous or model.spec.input_shape[0] != 1:
+        parser.error(f"{options.model} is no tokenizer of mono sound with codes")
     rates = list(options.opus)
     if rates and importlib.util.find_spec("av") is None:
         console.print("Opus is left out: it needs `pip install tokenizer-zoo[open-data]`", highlight=False)

@@ -100,7 +100,7 @@ class UpStage(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, T, W) -> (B, T * stride, W / 2), or a step less, both with the real steps (B,) of each item."""
         lengths = None if lengths is None else self.up.length(lengths)
-        return self.units(blank_steps(self.up(self.snake(x, spare=True)), lengths), lengths), lengths
+        return self.units(blank_steps(self.up(self.snake(x, spare=True)), lengths), lengths, spare=True), lengths
 
 
 def latent_context(layers: Iterable[Any], hop_length: int) -> tuple[int, int]:

@@ -131,7 +131,7 @@ class NoisyStage(nn.Module):
         x = blank_steps(self.up(self.snake(x, spare=True)), lengths)
         if self.noise is not None and noise is not None:
             x = self.noise(x, noise)
-        return self.units(x, lengths), lengths
+        return self.units(x, lengths, spare=True), lengths
 
 
 class NoiseBlock(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from encoders.layers.fixed import Fixed
 from encoders.layers.stft import Framing, InverseSTFT, OverlapAdd
+from encoders.layers.streaming import Stream
 from encoders.layers.time_conv import blank_steps
 
 __all__ = ["IMDCTHead", "ISTFTHead"]
@@ -48,14 +49,17 @@ class ISTFTHead(nn.Module):
         self.context = self.istft.context
         self.out = nn.Linear(width, channels * (frame + 2))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x (B, N, width), lengths (B,) real frames or None for all -> (B, C, N * hop_length), zeros past an end."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None, stream: Stream | None = None) -> Tensor:
+        """x (B, N, width), lengths (B,) real frames or None for all -> (B, C, N * hop_length), zeros past an end.
+
+        With a stream: the samples that have become final.
+        """
         x = rearrange(self.out(x), "b n (c f) -> (b c) n f", c=self.channels).float()
         log_magnitude, phase = x.chunk(2, dim=-1)
         magnitude = log_magnitude.exp().clamp_max(LOUDEST)
         if lengths is not None:
             lengths = lengths.repeat_interleave(self.channels)
-        samples = self.istft(torch.polar(blank_steps(magnitude, lengths), phase), lengths)
+        samples = self.istft(torch.polar(blank_steps(magnitude, lengths), phase), lengths, stream)
         return rearrange(samples, "(b c) t -> b c t", c=self.channels)
 
 
@@ -95,13 +99,16 @@ class IMDCTHead(nn.Module):
             with torch.no_grad():
                 self.out.weight.mul_(falling(hop_length, sample_rate).to(self.out.weight).repeat(channels)[:, None])
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x (B, N, width), lengths (B,) real frames or None for all -> (B, C, N * hop_length)."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None, stream: Stream | None = None) -> Tensor:
+        """x (B, N, width), lengths (B,) real frames or None for all -> (B, C, N * hop_length).
+
+        With a stream: the samples that have become final.
+        """
         x = rearrange(self.out(x), "b n (c f) -> (b c) n f", c=self.channels).float()
         coefficients = (x.sign() * x.abs().expm1()).clamp(-LOUDEST, LOUDEST)
         if lengths is not None:
             lengths = lengths.repeat_interleave(self.channels)
-        samples = self.add(blank_steps(coefficients, lengths) @ self.basis(x.device), lengths)
+        samples = self.add(blank_steps(coefficients, lengths) @ self.basis(x.device), lengths, stream)
         return rearrange(samples, "(b c) t -> b c t", c=self.channels)
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from encoders.layers.convnext import ConvNeXtBlock, layer_norm
 from encoders.layers.position_net import PositionNet
+from encoders.layers.streaming import Stream
 from encoders.layers.time_conv import TimeConv, blank_steps
 
 __all__ = ["ConvNeXtBackbone", "ResNetBackbone", "VocosDecoder"]
@@ -26,8 +27,10 @@ class ConvNeXtBackbone(nn.Module):
         hidden: width inside a block; None for 3 W.
         conditions: rows of the norms inside, of which a call chooses one; 0 for plain norms.
         attention: put WavTokenizer's `PositionNet`, which mixes over all time, before the blocks.
+        causal: convolutions read earlier frames alone, so that the backbone streams.
 
     Attributes:
+        streams: as `causal`.
         context: frames before and behind its own that an output depends on; None for all.
     """
 
@@ -39,27 +42,38 @@ class ConvNeXtBackbone(nn.Module):
         hidden: int | None = None,
         conditions: int = 0,
         attention: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self.dim, self.width, self.conditions = dim, width, conditions
-        self.embed = TimeConv(dim, width, 7)
+        if causal and attention:
+            raise ValueError("a backbone with attention over all time is not causal; set one of the two")
+        self.dim, self.width, self.conditions, self.streams = dim, width, conditions, causal
+        self.embed = TimeConv(dim, width, 7, causal=causal)
         self.norm = layer_norm(width, conditions)
         sizes = (width, 3 * width if hidden is None else hidden)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(*sizes, gain=1 / depth, conditions=conditions) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(*sizes, gain=1 / depth, conditions=conditions, causal=causal) for _ in range(depth)
+        )
         self.final_norm = nn.LayerNorm(width, eps=1e-6)
         self.apply(start_small)
         self.position_net = PositionNet(width) if attention else None  # keeps PyTorch's start, as published
         reach = 3 * (1 + depth)
-        self.context = None if attention else (reach, reach)
+        self.context = None if attention else (2 * reach, 0) if causal else (reach, reach)
 
-    def forward(self, latents: Tensor, lengths: Tensor | None = None, condition: int | Tensor = 0) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        lengths: Tensor | None = None,
+        condition: int | Tensor = 0,
+        stream: Stream | None = None,
+    ) -> Tensor:
         """latents (B, N, D), zeros past an end -> (B, N, W); `condition` in [0, conditions), or (B,) of such."""
-        x = self.embed(latents)
+        x = self.embed(latents, stream)
         if self.position_net is not None:
             x = self.position_net(x, lengths)
         x = self.norm(x, condition) if self.conditions else self.norm(x)
         for block in self.blocks:
-            x = block(x, lengths, condition)
+            x = block(x, lengths, condition, stream)
         return self.final_norm(x)
 
 
@@ -127,6 +141,7 @@ class VocosDecoder(nn.Module):
         channels: of the signal.
         context: tokens before and behind its own that a hop of samples depends on; None for all.
         conditions: conditions to choose from, 0 if there are none.
+        streams: whether the backbone is causal, so that decoding can stream; what the head reads ahead is in `context`.
 
     Raises:
         ValueError: backbone and head of different widths.
@@ -143,14 +158,22 @@ class VocosDecoder(nn.Module):
         self.conditions: int = getattr(backbone, "conditions", 0)
         inner, outer = backbone.context, head.context
         self.context: tuple[int, int] | None = None if inner is None else (inner[0] + outer[0], inner[1] + outer[1])
+        self.streams: bool = getattr(backbone, "streams", False)
 
-    def forward(self, latents: Tensor, lengths: Tensor | None = None, condition: int | Tensor = 0) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        lengths: Tensor | None = None,
+        condition: int | Tensor = 0,
+        stream: Stream | None = None,
+    ) -> Tensor:
         """Samples of latents.
 
         Args:
             latents: (B, N, D).
             lengths: (B,) int64 real tokens of each item, decoded as if they stood alone; None for all.
             condition: row of conditional norms, one for all or (B,) int64.
+            stream: continues a sound, if the backbone is causal; samples come as soon as they are final.
 
         Returns:
             (B, C, N * hop_length), zeros past the end of an item where the transform's last frames have faded out.
@@ -160,7 +183,11 @@ class VocosDecoder(nn.Module):
         """
         if isinstance(condition, int) and not 0 <= condition < max(self.conditions, 1):
             raise ValueError(f"condition lies in [0, {max(self.conditions, 1)}), got {condition}")
-        return self.head(self.backbone(blank_steps(latents, lengths), lengths, condition), lengths)
+        if stream is None:
+            return self.head(self.backbone(blank_steps(latents, lengths), lengths, condition), lengths)
+        if not self.streams:
+            raise ValueError("the backbone reads later frames and cannot stream; build it with causal=True")
+        return self.head(self.backbone(latents, condition=condition, stream=stream), stream=stream)
 
 
 def start_small(module: nn.Module) -> None:

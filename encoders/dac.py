@@ -81,7 +81,7 @@ class DownStage(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, T, W) -> (B, T / stride, 2 W), both with the real steps (B,) of each item, in whole strides."""
-        x = self.down(self.snake(self.units(x, lengths), spare=True))
+        x = self.down(self.snake(self.units(x, lengths, spare=True), spare=True))
         lengths = None if lengths is None else lengths // self.down.stride
         return blank_steps(x, lengths), lengths
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -121,6 +122,29 @@ class S3Encoder(nn.Module):
         frames = None if lengths is None else self.mel.count(lengths)
         z = self.finish(self.transform(mel, frames) if mel.shape[-1] <= self.window else self._windows(mel, frames))
         return z if frames is None else z.masked_fill(past(self._tokens(frames), z.shape[1])[..., None], 0)
+
+    def stretches(self, read: Callable[[int, int], Tensor], samples: int) -> Iterator[Tensor]:
+        """Latents of a clip of any length, window after window: those of `forward`, in memory that does not grow.
+
+        The clip is read twice: how loud it is at most decides about its whole spectrum.
+
+        Args:
+            read: gives samples start to stop of the clip, (B, stop - start).
+            samples: of the clip.
+
+        Yields:
+            (B, n, dim), of `count(samples)` latents in all.
+        """
+        frames, step, known = self.mel.count(samples), 2 * self.stride, self.overlap
+        starts = [start for start in range(0, frames, self.window - known) if not start or frames - known > start]
+        spans = [(start, min(start + self.window, frames)) for start in starts]
+        tops = [self.mel.stretch(read, samples, *span).amax((1, 2), keepdim=True) for span in spans]
+        loudest = torch.stack(tops).amax(0)
+        for start, stop in spans:
+            x = self.finish(self.transform(self.mel.scaled(self.mel.stretch(read, samples, start, stop), loudest)))
+            first = known // 2 // step if start else 0
+            last = x.shape[1] if start == starts[-1] else (self.window - known + known // 2) // step
+            yield x[:, first:last]
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the transformer: (B, N, width) -> (B, N, dim)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from encoders.layers.convnext import ConvNeXtBlock
 from encoders.layers.stft import Framing
+from encoders.layers.streaming import Stream
 from encoders.layers.time_conv import TimeConv, blank_steps
 from encoders.mel import MelEncoder
 
@@ -42,9 +44,12 @@ class SpectralEncoder(nn.Module):
         depth: blocks.
         hidden: width inside a block; None for 3 W.
         framing: "same": a window is centred on the hop of its latent; "center": on the hop's first sample.
+        causal: convolutions read earlier frames alone, and zeros stand beyond the ends of the signal. A latent then
+            looks ahead no further than its window, and the encoder streams.
 
     Attributes:
         channels: 1.
+        streams: as `causal`.
         any_length: the sound need not be whole hops.
         context: samples before and behind its own hop that a latent reads.
 
@@ -63,21 +68,26 @@ class SpectralEncoder(nn.Module):
         depth: int = 3,
         hidden: int | None = None,
         framing: Framing = "same",
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self.mel = MelEncoder(sample_rate, bands, frame, hop_length, framing, floor=1e-5)
+        edges: Literal["reflect", "constant"] = "constant" if causal else "reflect"
+        self.mel = MelEncoder(sample_rate, bands, frame, hop_length, framing, floor=1e-5, edges=edges)
+        self.streams = causal
         self.dim, self.hop_length, self.channels, self.any_length = dim, hop_length, 1, True
         self.shortcut = nn.Linear(bands, dim)
-        self.embed = TimeConv(bands, width, 7)
+        self.embed = TimeConv(bands, width, 7, causal=causal)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         sizes = (width, 3 * width if hidden is None else hidden)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(*sizes, gain=1 / max(depth, 1)) for _ in range(depth))
+        gain = 1 / max(depth, 1)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(*sizes, gain=gain, causal=causal) for _ in range(depth))
         self.final_norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, dim)
         self.reset_parameters()
         reach = 3 * (1 + depth) * hop_length
         before, behind = self.mel.context or (0, 0)
-        self.context: tuple[int, int] | None = (before + reach, behind + reach)
+        back, ahead = (2 * reach, 0) if causal else (reach, reach)
+        self.context: tuple[int, int] | None = (before + back, behind + ahead)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -88,21 +98,22 @@ class SpectralEncoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, stream: Stream | None = None) -> Tensor:
         """Encode.
 
         Args:
             x: (B, 1, T) in [-1, 1], any T >= 1.
             lengths: (B,) int64 real samples of each item, which is encoded as if it stood alone; None for all.
+            stream: continues a sound, if causal.
 
         Returns:
             (B, ceil(T / hop_length), dim), meaningful in the first ceil(lengths / hop_length) places.
         """
         frames = None if lengths is None else -(-lengths // self.hop_length)
-        mel = (self.mel(x, lengths) - LEVEL) / SPREAD
-        hidden = self.norm(self.embed(blank_steps(mel, frames)))
+        mel = (self.mel(x, lengths, stream) - LEVEL) / SPREAD
+        hidden = self.norm(self.embed(blank_steps(mel, frames), stream))
         for block in self.blocks:
-            hidden = block(hidden, frames)
+            hidden = block(hidden, frames, stream=stream)
         return self.shortcut(mel) + self.head(self.final_norm(hidden))
 
 

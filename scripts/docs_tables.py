@@ -11,11 +11,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from zoo.store.build import build
 from zoo.store.cards import RECIPES, Card, cards, list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +54,50 @@ def models() -> str:
         for item in cards()
     ]
     return table(("name", "model", "parameters", "quality", "weights", "licence"), rows)
+
+
+def families() -> str:
+    """One row a page of docs/families/: what it takes, its paper, its cards."""
+    counts = Counter(module_of(item) for item in cards())
+    rows = []
+    for page in sorted((ROOT / "docs/families").glob("*.md")):
+        text, module = page.read_text("utf-8"), f"zoo.families.{page.stem}"
+        title = text.partition("\n")[0].removeprefix("# ")
+        paper = re.search(r"\[arXiv\s+([\d.]+)\]\((\S+?)\)", text)
+        rows.append(
+            (
+                takes(module),
+                f"[{title}](docs/families/{page.name})",
+                f"[{paper[1]}]({paper[2]})" if paper else "",
+                str(counts[module] or ""),
+            )
+        )
+    return table(("for", "family", "arXiv", "models"), sorted(rows))
+
+
+def module_of(item: Card) -> str:
+    """Where the family of a card is defined."""
+    return str(getattr(import_module("zoo.families"), item.family).__module__)
+
+
+def takes(module: str) -> str:
+    """What the tokenizers of a family's module take: images, sound or shapes."""
+    modalities = {item.modality for item in cards() if module_of(item) == module}
+    if not modalities:
+        names = [name for name in list_recipes("*_tiny") if type(build(name, device="meta")).__module__ == module]
+        modalities = {build(names[0], device="meta").spec.modality}
+    return {"image": "images", "audio": "sound", "shape": "shapes"}[modalities.pop()]
+
+
+def packaged() -> str:
+    """One row an embedded model, with the first of its numbers and on what it was measured."""
+    rows = [
+        (f"`{item.name}`", item.title, f"{number(first.name, first.value)} on {first.data.partition(',')[0]}")
+        for item in cards()
+        if item.weights.embedded
+        for first in item.metrics[:1]
+    ]
+    return table(("name", "model", "quality"), rows)
 
 
 def embedded() -> str:
@@ -194,6 +240,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool =
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "models": models,
+    "families": families,
+    "packaged": packaged,
     "embedded": embedded,
     "recipes": recipes,
     "commands": commands,

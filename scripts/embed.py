@@ -69,6 +69,7 @@ def main(
     paper: Annotated[str | None, typer.Option(help='For example "arXiv 2501.10064".')] = None,
     data: Annotated[str | None, typer.Option(help="What it was trained on.")] = None,
     data_license: Annotated[str | None, typer.Option(help="Licence of that data.")] = None,
+    weights_license: Annotated[str | None, typer.Option(help="Licence of the weights: SPDX, lower case.")] = None,
     command: Annotated[str | None, typer.Option(help="Command that trained it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the training; by default the recipe's.")] = None,
     hardware: Annotated[str | None, typer.Option(help="What it ran on.")] = None,
@@ -110,12 +111,13 @@ def main(
         rows = measured(metrics, digest)
     elif old.get("weights", {}).get("sha256") == digest:
         rows = old.get("metrics", [])
+    license_ = weights_license or old.get("weights", {}).get("license", "apache-2.0")
     content = {
         "family": type(model).__name__,
         "title": title,
         "paper": paper or old.get("paper"),
         "modality": model.spec.modality,
-        "weights": {"layout": "zoo", "embedded": True, "license": "apache-2.0", "sha256": Quoted(digest)},
+        "weights": {"layout": "zoo", "embedded": True, "license": license_, "sha256": Quoted(digest)},
         "recipe": name,
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "training": {key: training[key] for key in given},

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import zoo
-from scripts.demo_speech import CLIP, MODEL, main, speak
+from scripts.demo_speech import CLIP, MODELS, depths, main, speak
 from zoo.data.audio import read_audio
 from zoo.metrics import STOI
 from zoo.store.cards import CARDS
@@ -22,12 +22,12 @@ def test_any_model_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     shutil.copyfile(CLIP, clip)
     backbone = {"_target_": "decoders.ConvNeXtBackbone", "dim": 6, "width": 32, "depth": 1}
     head = {"_target_": "decoders.ISTFTHead", "width": 32, "hop_length": 256}
-    node = zoo.build(MODEL).config | {
+    node = zoo.build(MODELS[0]).config | {
         "decoder": {"_target_": "decoders.VocosDecoder", "backbone": backbone, "head": head}
     }
     folder = zoo.build(node).save_pretrained(tmp_path / "small")
     for _ in range(2):
-        main(clip=clip, output=output, model=str(folder))
+        main(clip=clip, output=output, model=[str(folder)])
     assert {path.name for path in output.iterdir()} == {"small_voice.wav", "small_voice.png"}
     sound = read_audio(output / "small_voice.wav")
     assert sound.shape == read_audio(clip).shape
@@ -38,13 +38,26 @@ def test_any_model_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
         assert printed.count(text) >= 2
 
 
-@pytest.mark.skipif(
-    not (CARDS / "weights" / f"{MODEL}.safetensors").is_file(), reason="the weights are not in checkpoints/weights"
-)
-def test_the_embedded_model_is_understood() -> None:
+def test_a_residual_code_is_shown_at_several_depths(tmp_path: Path) -> None:
+    folder = zoo.build("encodec_tiny").save_pretrained(tmp_path / "residual")
+    main(clip=CLIP, output=tmp_path, model=[str(folder)])
+    names = {f"residual_{CLIP.stem}{end}" for end in ("_4.wav", "_2.wav", "_1.wav", ".png")}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    with Image.open(tmp_path / f"residual_{CLIP.stem}.png") as picture:
+        assert picture.height > 1400
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_embedded_models_are_understood(name: str) -> None:
     pytest.importorskip("pystoi")
-    spoken = speak(zoo.load(MODEL), CLIP)
-    assert spoken.bits / spoken.seconds < 1010
-    stoi = STOI(spoken.sample_rate)
-    stoi.update(spoken.output[None], spoken.original[None])
-    assert stoi.compute() > 0.7
+    if not (CARDS / "weights" / f"{name}.safetensors").is_file():
+        pytest.skip("the weights are not in checkpoints/weights")
+    model = zoo.load(name)
+    found = []
+    for count in depths(model):
+        spoken = speak(model, CLIP, count)
+        stoi = STOI(spoken.sample_rate)
+        stoi.update(spoken.output[None], spoken.original[None])
+        found.append((spoken.bits / spoken.seconds / 1000, float(stoi.compute())))
+    assert found[0][1] > 0.7
+    assert found == sorted(found, reverse=True), "more bits are not better"

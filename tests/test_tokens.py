@@ -240,6 +240,29 @@ def test_cat_joins_prefixes_of_scaled_codes() -> None:
     assert joined.scales == (1, 2, 4) and joined.lengths is not None and joined.lengths.tolist() == [2, 7]
 
 
+def test_items_that_end_in_every_scale() -> None:
+    """As SNAC codes batches of sounds of different lengths."""
+    lengths = torch.tensor([[2, 4, 8], [1, 2, 4]])
+    batch = Tokens(
+        torch.randint(0, 9, (2, 14, 1)), (9,), lengths, scales=(2, 4, 8), distinct_scales=True, order="scales"
+    )
+    assert batch.mask.sum(1).tolist() == [14, 7] and batch.mask[1].nonzero()[:, 0].tolist() == [0, 2, 3, 6, 7, 8, 9]
+    assert batch.bits()[0] == 2 * batch.bits()[1]
+    for order in ("flat", "frames", "scale_major"):
+        ids = batch.to_ids(order)
+        layout = {"scales": batch.scales, "distinct_scales": True, "token_order": "scales"}
+        assert Tokens.from_ids(ids, (9,), order, **layout).equal(batch)
+        if order == "frames":  # all that an item has comes first
+            assert (ids[1] == batch.vocabulary_size).tolist() == [False] * 7 + [True] * 7
+    coarse = batch.keep(6)
+    assert coarse.lengths is not None and coarse.lengths.tolist() == [[2, 4], [1, 2]] and coarse.scales == (2, 4)
+    coarsest = batch.keep(2)
+    assert coarsest.lengths is not None and coarsest.lengths.tolist() == [2, 1]
+    assert Tokens.cat([batch[:1], batch[1:]]).equal(batch) and batch[:1].mask.all()
+    with pytest.raises(ValueError, match=r"int64 \(2,\) or \(2, 3\), got torch.int64 \(2, 2\)"):
+        replace(batch, lengths=lengths[:, :2])
+
+
 def test_cat_refuses_strangers() -> None:
     batch = Tokens(torch.zeros(1, 4, 1, dtype=torch.int64), (4,))
     with pytest.raises(ValueError, match="at least one"):

@@ -5,7 +5,8 @@ How chunks are joined depends on what the network reads around a token:
 - "exact": its reach is finite (`context` of the part), so every chunk is read with that much before and behind, which
   is cut off again. Codes and samples are those of the whole sound.
 - "stream": it is causal, and remembers (`AudioTokenizer.streaming`). The same holds.
-- "windows": the model itself cuts sounds into windows (EnCodec at 48 kHz), and chunks are some of them. The same holds.
+- "windows": the model itself cuts sounds into windows (EnCodec at 48 kHz, S3), and chunks are some of them. The same
+  holds.
 - "faded": it reads the whole sound (attention, normalisation over time, an LSTM that reads backwards). Chunks overlap;
   codes are cut in the middle of the overlap, sound is cross-faded over it. Neither equals what the whole would give.
 """
@@ -71,7 +72,7 @@ def join_of(tokenizer: AudioTokenizer, side: Side, frames: int) -> Join:
 
     What is causal and reaches further than a chunk streams; it would otherwise be computed twice and more.
     """
-    if getattr(tokenizer, "window", None) is not None:
+    if getattr(tokenizer, "window", None) is not None or hasattr(getattr(tokenizer, side), "stretches"):
         return "windows"
     context, causal = getattr(getattr(tokenizer, side), "context", None), getattr(tokenizer, f"causal_{side}")
     if context is not None and not getattr(tokenizer, "normalize", False):
@@ -123,8 +124,10 @@ def encode_long(
             return encode(0, sound.length)
         chunks = Chunks.of(tokenizer, "encoder", seconds, overlap)
         if chunks.join == "windows":
-            from zoo.long_windows import encode_windows
+            from zoo.long_windows import encode_stretches, encode_windows
 
+            if hasattr(tokenizer.encoder, "stretches"):
+                return encode_stretches(tokenizer, read, sound.length, codebooks)
             return encode_windows(tokenizer, encode, sound.length, chunks.size)
         if chunks.join == "stream":
             parts = _encode_stream(tokenizer, read, sound.length, chunks.size, codebooks)

@@ -1,4 +1,4 @@
-"""Long sounds through models that cut them into windows themselves (EnCodec at 48 kHz): some windows at a time.
+"""Long sounds through models that cut them into windows themselves (EnCodec at 48 kHz, S3): some windows at a time.
 
 Windows are coded by themselves, so what comes out is the code, and the sound, of the whole.
 """
@@ -18,7 +18,7 @@ from zoo.tokens import Tokens
 if TYPE_CHECKING:
     from zoo.families.audio import AudioTokenizer
 
-__all__ = ["decode_windows", "encode_windows"]
+__all__ = ["decode_windows", "encode_stretches", "encode_windows"]
 
 
 def encode_windows(tokenizer: AudioTokenizer, encode: Callable[[int, int], Tokens], length: int, frames: int) -> Tokens:
@@ -36,6 +36,29 @@ def encode_windows(tokenizer: AudioTokenizer, encode: Callable[[int, int], Token
         indices=torch.cat(indices, 1),
         gains=torch.cat(gains, 1) if gains else None,
         size=torch.full((len(tokens), 1), length),
+    )
+
+
+def encode_stretches(
+    tokenizer: AudioTokenizer, read: Callable[[int, int], Tensor], length: int, codebooks: int | None
+) -> Tokens:
+    """Codes of `length` samples, of which `read(start, stop)` gives (B, 1, stop - start), by `encoder.stretches`."""
+    option: dict[str, Any] = {} if codebooks is None else {"codebooks": codebooks}
+
+    def checked(start: int, stop: int) -> Tensor:
+        x = read(start, stop)
+        tokenizer.check_input(x, finite=True)
+        return x[:, 0]
+
+    some = read(0, 1)
+    parts = [
+        tokenizer.as_tokens(tokenizer.quantizer(z, **option), some).to("cpu")
+        for z in tokenizer.encoder.stretches(checked, length)
+    ]
+    return replace(
+        parts[0],
+        indices=torch.cat([part.indices for part in parts], 1),
+        size=torch.full((len(parts[0]), 1), length),
     )
 
 

@@ -20,24 +20,24 @@ __all__ = ["AudioStream"]
 
 
 class AudioStream:
-    """A sound on its way through a causal tokenizer; use it as a context manager.
+    """A sound on its way through a tokenizer that streams; use it as a context manager.
 
     What comes out, put end to end, equals `encode` and `decode` of the whole, however it is cut into pieces. Encoding
     and decoding are independent of each other: either may be used alone. No gradients are kept.
 
     Args:
-        tokenizer: in eval mode, with a causal encoder, a causal decoder, or both.
+        tokenizer: in eval mode, with an encoder that streams, such a decoder, or both.
         batch: sounds that arrive together.
         codebooks: how many codebooks of a residual tokenizer `encode` uses, from the first; None for all.
 
     Raises:
-        ValueError: neither part is causal, the tokenizer is training, or it cannot do with that many codebooks.
+        ValueError: neither part streams, the tokenizer is training, or it cannot do with that many codebooks.
     """
 
     def __init__(self, tokenizer: AudioTokenizer, batch: int = 1, codebooks: int | None = None) -> None:
-        if not (tokenizer.causal_encoder or tokenizer.causal_decoder):
+        if not (tokenizer.encoder_streams or tokenizer.decoder_streams):
             raise ValueError(
-                f"{type(tokenizer).__name__} reads ahead: neither encoder nor decoder is causal, so it cannot stream; "
+                f"{type(tokenizer).__name__} reads ahead: neither encoder nor decoder streams; "
                 "encode long sounds in overlapping chunks instead"
             )
         if tokenizer.training:
@@ -75,7 +75,7 @@ class AudioStream:
             The tokens that have become final, none or more; `size` says how many samples they stand for.
 
         Raises:
-            ValueError: another shape, NaN or infinity, an encoder that is not causal, or a sound that has ended.
+            ValueError: another shape, NaN or infinity, an encoder that does not stream, or a sound that has ended.
         """
         self._check("encode", self._encoding)
         self._check_chunk(chunk)
@@ -105,7 +105,7 @@ class AudioStream:
             (B, C, t) the samples that have become final.
 
         Raises:
-            ValueError: tokens of another tokenizer or batch, a decoder that is not causal, or a sound that has ended.
+            ValueError: tokens of another tokenizer or batch, a decoder that does not stream, or a sound that has ended.
         """
         self._check("decode", self._decoding)
         if len(tokens) != self.batch or (tokens.lengths is not None and bool((~tokens.mask).any())):
@@ -144,7 +144,7 @@ class AudioStream:
         if not self._open:
             raise ValueError("a stream is used inside `with tokenizer.streaming() as s:`")
         part = "encoder" if verb == "encode" else "decoder"
-        if not getattr(self.tokenizer, f"causal_{part}"):
+        if not getattr(self.tokenizer, f"{part}_streams"):
             raise ValueError(f"the {part} of {name} reads ahead and cannot stream; {verb} the whole sound instead")
         if stream.last:
             raise ValueError(f"this sound has ended (finish_{verb}); call reset() to begin another")

@@ -46,7 +46,7 @@ def to_ids(
 def from_ids(
     ids: Tensor, sizes: Sequence[int], ranges: Ranges, order: StreamOrder, start: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids (B, L) int64 -> codes (B, N, Q) int64 and lengths (B,) int64; see `Tokens.from_ids`."""
+    """Ids (B, L) int64 -> codes (B, N, Q) int64 and valid positions (B, N) bool; see `Tokens.from_ids`."""
     if ids.ndim != 2 or ids.dtype != torch.int64:
         raise ValueError(f"ids must be int64 (B, L), got {ids.dtype} {tuple(ids.shape)}")
     batch, depth = len(ids), len(sizes)
@@ -59,16 +59,20 @@ def from_ids(
     flat[:, cells[cells != EMPTY]] = ids[:, cells != EMPTY]
     grid = flat.view(batch, count, depth)
     valid = (grid != padding).all(-1)
-    lengths = valid.sum(1)
-    ended = torch.arange(count, device=ids.device) >= lengths[:, None]
-    if bool((valid == ended).any()) or bool((grid[ended] != padding).any()):
+    if not _without_gaps(valid, ranges.scales) or bool((grid[~valid] != padding).any()):
         raise ValueError("an item has padding before its end, or only some codebooks of a position")
-    indices = (grid - _offsets(count, sizes, ranges, start).to(ids.device)).masked_fill(ended[..., None], 0)
+    indices = (grid - _offsets(count, sizes, ranges, start).to(ids.device)).masked_fill(~valid[..., None], 0)
     if bool(((indices < 0) | (indices >= torch.tensor(sizes, device=ids.device))).any()):
         raise ValueError(
             f"an id stands where its codebook cannot; is it the right order ({order!r}) and start ({start})?"
         )
-    return indices, lengths
+    return indices, valid
+
+
+def _without_gaps(valid: Tensor, scales: tuple[int, ...]) -> bool:
+    """Whether nothing valid (B, N) follows what is not: in every item, or else in every scale of every item."""
+    parts = valid.split(list(scales), dim=1) if scales else (valid,)
+    return any(all(not bool((part[:, 1:] > part[:, :-1]).any()) for part in view) for view in ((valid,), parts))
 
 
 def _vocabulary(sizes: Sequence[int], ranges: Ranges) -> int:

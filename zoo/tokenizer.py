@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -266,13 +267,14 @@ class Tokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; the CPU if there are none."""
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the encoder's and decoder's parameters; quantizers stay float32."""
-        return next(self.encoder.parameters()).dtype
+        """Of the encoder's and decoder's parameters, float32 if there are none; quantizers stay float32."""
+        parameters = chain(self.encoder.parameters(), self.decoder.parameters())
+        return next((parameter.dtype for parameter in parameters), torch.float32)
 
     @classmethod
     def reference_recipe(cls, config: Mapping[str, Any]) -> dict[str, Any]:

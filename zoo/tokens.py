@@ -28,7 +28,8 @@ class Tokens:
     Attributes:
         indices: (B, N, Q) int64; N positions, Q codebooks read in parallel. Q = 0 for continuous latents.
         codebook_sizes: entries of each of the Q codebooks.
-        lengths: (B,) int64, valid positions of each item from the front; None when all N are.
+        lengths: (B,) int64, valid positions of each item from the front; or (B, S) int64, those of each of S `scales`
+            from that scale's front (SNAC, in batches of sounds of different lengths); None when all N are.
         size: the source's size; None if unknown. (B, axes) int64: (H, W) in pixels or (T,) in samples. Of shapes
             (B, 4) float: the centre x, y, z and the scale that bring them back, world = scale * x + centre.
         latents: (B, N, D) float, for continuous families only.
@@ -63,10 +64,11 @@ class Tokens:
             )
         if self.scales and sum(self.scales) != shape[1]:
             raise ValueError(f"scales {self.scales} sum to {sum(self.scales)}, but there are {shape[1]} positions")
-        if self.lengths is not None and (tuple(self.lengths.shape) != shape[:1] or self.lengths.dtype != torch.int64):
-            raise ValueError(
-                f"lengths must be int64 ({shape[0]},), got {self.lengths.dtype} {tuple(self.lengths.shape)}"
-            )
+        if self.lengths is not None:
+            expected = [shape[:1], (shape[0], len(self.scales))][: 2 if self.scales else 1]
+            if tuple(self.lengths.shape) not in expected or self.lengths.dtype != torch.int64:
+                wanted, got = " or ".join(map(str, expected)), tuple(self.lengths.shape)
+                raise ValueError(f"lengths must be int64 {wanted}, got {self.lengths.dtype} {got}")
         size = self.size
         if size is not None and (size.ndim != 2 or len(size) != shape[0]):
             raise ValueError(f"size must be ({shape[0]}, axes), got {tuple(size.shape)}")
@@ -108,10 +110,12 @@ class Tokens:
     @property
     def mask(self) -> Tensor:
         """(B, N) bool, True at valid positions."""
-        positions = torch.arange(self.num_tokens, device=self.indices.device)
         if self.lengths is None:
-            return positions.new_ones(self.indices.shape[:2], dtype=torch.bool)
-        return positions < self.lengths[:, None]
+            return torch.ones(self.indices.shape[:2], dtype=torch.bool, device=self.indices.device)
+        if self.lengths.ndim == 1:
+            return ~_past(self.lengths, self.num_tokens)
+        ends = zip(self.lengths.unbind(1), self.scales, strict=True)
+        return torch.cat([~_past(lengths, width) for lengths, width in ends], dim=1)
 
     def bits(self) -> Tensor:
         """Bits of each item: valid positions times the sum of log2(codebook size), and what their places cost.
@@ -146,15 +150,15 @@ class Tokens:
         counts = torch.as_tensor(count, device=self.indices.device).expand(len(self))
         if counts.numel() and int(counts.min()) < 1:
             raise ValueError(f"keep at least 1 token, got {count}")
-        full = torch.full_like(counts, self.num_tokens) if self.lengths is None else self.lengths
-        lengths = torch.minimum(counts, full)
-        width = int(lengths.max()) if len(self) else 0
+        mask = self.mask & ~_past(counts, self.num_tokens)
+        width = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 0
+        mask, scales = mask[:, :width], _cut(self.scales, width)
         return replace(
             self,
-            indices=self.indices[:, :width].masked_fill(_past(lengths, width)[..., None], 0),
-            lengths=None if bool((lengths == width).all()) else lengths,
+            indices=self.indices[:, :width].masked_fill(~mask[..., None], 0),
+            lengths=_lengths(mask, scales),
             latents=None if self.latents is None else self.latents[:, :width],
-            scales=_cut(self.scales, width),
+            scales=scales,
             positions=None if self.positions is None else self.positions[:, :width],
             durations=None if self.durations is None else self.durations[:, :width],
         )
@@ -222,11 +226,10 @@ class Tokens:
         """
         sizes, parts = tuple(codebook_sizes), tuple(scales)
         ranges = streams.Ranges(parts, distinct_scales)
-        indices, lengths = streams.from_ids(ids, sizes, ranges, order, start)
-        full = bool((lengths == indices.shape[1]).all())
-        lasting = None if full else lengths
+        indices, mask = streams.from_ids(ids, sizes, ranges, order, start)
+        lengths = _lengths(mask, parts)
         return cls(
-            indices, sizes, lasting, size, None, parts, distinct_scales, token_order, positions, durations, gains
+            indices, sizes, lengths, size, None, parts, distinct_scales, token_order, positions, durations, gains
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
@@ -268,11 +271,11 @@ class Tokens:
                 raise ValueError(f"cannot join tokens with and without {name}")
             return torch.cat(tensors if width is None else [_widen(tensor, width) for tensor in tensors])
 
-        ragged = any(batch.lengths is not None or batch.num_tokens != width for batch in batches)
+        mask = torch.cat([_widen(batch.mask, width) for batch in batches])
         return cls(
             indices=torch.cat([_widen(batch.indices, width) for batch in batches]),
             codebook_sizes=first.codebook_sizes,
-            lengths=torch.cat([batch.mask.sum(1) for batch in batches]) if ragged else None,
+            lengths=_lengths(mask, longest.scales),
             size=joined("size"),
             latents=joined("latents", width),
             scales=longest.scales,
@@ -364,6 +367,16 @@ class Tokens:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **tensors)
+
+
+def _lengths(mask: Tensor, scales: tuple[int, ...]) -> Tensor | None:
+    """`Tokens.lengths` for valid positions (B, N) bool: None if all are, (B, S) if items do not end at one place."""
+    if bool(mask.all()):
+        return None
+    lengths = mask.sum(1)
+    if torch.equal(mask, ~_past(lengths, mask.shape[1])):
+        return lengths
+    return torch.stack([part.sum(1) for part in mask.split(list(scales), dim=1)], dim=1)
 
 
 def _past(lengths: Tensor, width: int) -> Tensor:

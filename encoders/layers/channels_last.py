@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ArrangedWeight", "convolve", "convolve_transposed", "lies_last", "suits"]
+__all__ = ["ArrangedWeight", "add_product", "convolve", "convolve_transposed", "lies_last", "suits"]
 
 FEW = 256  # steps below which a plain product is faster than a convolution that first reorders its weights
 NARROW, SIGNAL, WEIGHT = 32, 2**17, 2**16  # channels, and numbers of a signal or a weight, below which a work is small
@@ -78,7 +78,7 @@ def convolve(
         hops = _padded(flat, padding, missing).unflatten(1, (-1, stride)).flatten(2)
         y = _filled(flat, steps, outputs, bias)
         for hop in range(kernel // stride):
-            _add_product(y, hops[:, hop : hop + steps], rows[:, hop * stride : (hop + 1) * stride].flatten(1))
+            add_product(y, hops[:, hop : hop + steps], rows[:, hop * stride : (hop + 1) * stride].flatten(1))
         return y.mT
     if dilation == 1 and (len(x) * steps < FEW or inputs == 1):
         windows = _padded(flat, padding, missing).unfold(1, kernel, stride).mT.flatten(2)
@@ -110,8 +110,18 @@ def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, stride: 
     blocks, phases = rows.split(width), None if bias is None else bias.repeat(stride)
     y = _filled(flat, length + places - 1, width, phases)
     for place, block in enumerate(blocks):
-        _add_product(y[:, place : place + length, : len(block)], flat, block)
+        add_product(y[:, place : place + length, : len(block)], flat, block)
     return y.view(batch, -1, outputs)[:, : (length - 1) * stride + kernel].mT
+
+
+def add_product(y: Tensor, x: Tensor, block: Tensor) -> Tensor:
+    """y (B, L, O) += x (B, L, I) block^T, block (O, I); by items without a copy, unless they are short."""
+    if len(x) > 1 and x.shape[1] < FEW:
+        y += (x.reshape(-1, x.shape[2]) @ block.T).view(y.shape)
+    else:
+        for item in range(len(x)):
+            y[item].addmm_(x[item], block.T)
+    return y
 
 
 def _last(x: Tensor) -> Tensor:
@@ -128,15 +138,6 @@ def _filled(like: Tensor, steps: int, width: int, bias: Tensor | None) -> Tensor
     """(B, steps, width) of `bias` (width,) or zeros."""
     shape = (len(like), steps, width)
     return like.new_zeros(shape) if bias is None else bias.expand(shape).clone()
-
-
-def _add_product(y: Tensor, x: Tensor, block: Tensor) -> None:
-    """y (B, L, O) += x (B, L, I) block^T, block (O, I); by items without a copy, unless they are short."""
-    if len(x) > 1 and x.shape[1] < FEW:
-        y += (x.reshape(-1, x.shape[2]) @ block.T).view(y.shape)
-    else:
-        for item in range(len(x)):
-            y[item].addmm_(x[item], block.T)
 
 
 def _ordered(weight: Tensor, memory: tuple[int, int, int]) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.layers.streaming import Stream
 from encoders.layers.time_conv import TimeConv, blank_steps
 
 __all__ = ["ConditionalLayerNorm", "ConvNeXtBlock", "layer_norm"]
@@ -48,22 +49,36 @@ class ConvNeXtBlock(nn.Module):
         gain: start of the gains; None for none.
         conditions: rows of the norm, 0 for a plain one.
         kernel: of the convolution, odd.
+        causal: whether the convolution reads earlier steps alone, so that the block streams.
     """
 
     def __init__(
-        self, width: int, hidden: int, *, gain: float | None = None, conditions: int = 0, kernel: int = 7
+        self,
+        width: int,
+        hidden: int,
+        *,
+        gain: float | None = None,
+        conditions: int = 0,
+        kernel: int = 7,
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = TimeConv(width, kernel=kernel, depthwise=True)
+        self.conv = TimeConv(width, kernel=kernel, depthwise=True, causal=causal)
         self.conditions = conditions
         self.norm = layer_norm(width, conditions)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
         self.gain = None if gain is None else nn.Parameter(torch.full((width,), float(gain)))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, condition: int | Tensor = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        condition: int | Tensor = 0,
+        stream: Stream | None = None,
+    ) -> Tensor:
         """x (B, N, W), real steps (B,) int64 or None for all, condition as in `ConditionalLayerNorm` -> (B, N, W)."""
-        hidden = self.conv(blank_steps(x, lengths))
+        hidden = self.conv(blank_steps(x, lengths), stream)
         hidden = self.norm(hidden, condition) if self.conditions else self.norm(hidden)
         hidden = self.fc2(F.gelu(self.fc1(hidden)))
         return x + hidden if self.gain is None else torch.addcmul(x, self.gain, hidden)

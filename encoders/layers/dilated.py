@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from encoders.layers.channels_last import add_product
 from encoders.layers.snake import Snake
 from encoders.layers.time_conv import TimeConv, blank_steps
 
@@ -34,10 +35,14 @@ class DilatedUnit(nn.Module):
         """Input steps that the output steps from `first` to `last` depend on."""
         return self.conv1.reads(first, last)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> the same shape."""
-        y = self.conv2(self.snake2(self.conv1(self.snake1(x)), spare=True))
-        return x + y if torch.is_grad_enabled() else y.add_(x)
+    def forward(self, x: Tensor, *, spare: bool = False) -> Tensor:
+        """(B, T, width) -> the same shape; without gradients, x may be overwritten where it is `spare`."""
+        y = self.snake2(self.conv1(self.snake1(x)), spare=True)
+        weight, bias = self.conv2.weight[:, 0], self.conv2.bias
+        if torch.is_grad_enabled() or not (spare and x.device.type == "cpu" and x.dtype == y.dtype == weight.dtype):
+            return x + self.conv2(y)
+        assert bias is not None
+        return add_product(x.add_(bias), y, weight)  # allocating what conv2 returns would take longer than computing it
 
 
 class DilatedUnits(nn.ModuleList):
@@ -59,8 +64,14 @@ class DilatedUnits(nn.ModuleList):
             first, last = unit.reads(first, last)
         return first, last
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T, width) -> the same shape; `lengths` (B,) int64 real steps, beyond which items are kept at zero."""
-        for unit in self:
-            x = blank_steps(unit(x), lengths)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, *, spare: bool = False) -> Tensor:
+        """(B, T, width) -> the same shape.
+
+        Args:
+            x: the signal; without gradients it may be overwritten where it is `spare`.
+            lengths: (B,) int64 real steps, beyond which items are kept at zero.
+            spare: see above.
+        """
+        for number, unit in enumerate(self):
+            x = blank_steps(unit(x, spare=spare or number > 0), lengths)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -47,11 +48,29 @@ class LogMel(nn.Module):
         """x (B, T) and real samples (B,) int64, None for all -> (B, M, count(T)) float32, zeros past a clip's end."""
         frames = self.count(x.shape[-1])
         real = None if lengths is None else self.count(lengths)
-        mirrored = reflect(x.float(), self.window // 2, self.window // 2, lengths)
-        hann = self.hann(x.device)
-        spectrum = torch.stft(mirrored, self.window, self.hop_length, window=hann, center=False, return_complex=True)
-        power = self.filters(x.device) @ spectrum[..., :frames].abs().square()
-        log = power.clamp_min(1e-10).log10()
+        log = self._log(reflect(x.float(), self.window // 2, self.window // 2, lengths), frames)
         heard = log if real is None else log.masked_fill(past(real, frames)[:, None], -torch.inf)
-        loudest = heard.amax((1, 2), keepdim=True)
-        return blank((torch.maximum(log, loudest - 8) + 4) / 4, real)
+        return blank(self.scaled(log, heard.amax((1, 2), keepdim=True)), real)
+
+    def stretch(self, read: Callable[[int, int], Tensor], samples: int, first: int, last: int) -> Tensor:
+        """log10 of the mel power of frames `first` to `last` of a long clip: (B, M, last - first) float32.
+
+        Args:
+            read: gives samples start to stop of the clip, (B, stop - start).
+            samples: of the clip.
+            first, last: frames.
+        """
+        margin = self.window // 2
+        start, stop = first * self.hop_length - margin, (last - 1) * self.hop_length + margin
+        x = read(max(start, 0), min(stop, samples)).float()
+        return self._log(reflect(x, max(-start, 0), max(stop - samples, 0)), last - first)
+
+    def scaled(self, log: Tensor, loudest: Tensor) -> Tensor:
+        """What `forward` makes of log10 of the mel power (B, M, F) whose maxima are `loudest` (B, 1, 1)."""
+        return (torch.maximum(log, loudest - 8) + 4) / 4
+
+    def _log(self, x: Tensor, frames: int) -> Tensor:
+        """x (B, T) with half a window before the first and behind the last frame -> (B, M, frames)."""
+        hann = self.hann(x.device)
+        spectrum = torch.stft(x, self.window, self.hop_length, window=hann, center=False, return_complex=True)
+        return (self.filters(x.device) @ spectrum[..., :frames].abs().square()).clamp_min(1e-10).log10()

@@ -46,17 +46,25 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _snake(x: Tensor, alpha: Tensor, spare: bool) -> Tensor:
     alpha = _at_least_float32(alpha)
     inverse = (alpha + TINY).reciprocal()
-    if x.device.type != "cpu" or x.dtype != alpha.dtype or not x.is_contiguous():
+    if x.device.type != "cpu" or x.dtype != alpha.dtype or not (matrices := _matrices(x)):
         y = torch.mul(x, alpha).sin_().square_()
         return torch.addcmul(x, y, inverse, out=y).to(x.dtype)
-    out = x if spare else torch.empty_like(x)
-    width = x.shape[-1]
-    count = max(BLOCK // width, 1)
-    phases = x.new_empty(min(count, x.numel() // width), width)
-    for rows, results in zip(x.view(-1, width).split(count), out.view(-1, width).split(count), strict=True):
-        y = torch.mul(rows, alpha, out=phases[: len(rows)]).sin_().square_()
-        torch.addcmul(rows, y, inverse, out=results)
+    out = x if spare else torch.empty(x.shape, dtype=x.dtype)
+    count = max(BLOCK // x.shape[-1], 1)
+    phases = x.new_empty(min(count, len(matrices[0])), x.shape[-1])
+    outs = matrices if spare else out.view(len(matrices), -1, x.shape[-1])
+    for matrix, result in zip(matrices, outs, strict=True):
+        for rows, results in zip(matrix.split(count), result.split(count), strict=True):
+            y = torch.mul(rows, alpha, out=phases[: len(rows)]).sin_().square_()
+            torch.addcmul(rows, y, inverse, out=results)
     return out
+
+
+def _matrices(x: Tensor) -> list[Tensor]:
+    """x (..., width) as one contiguous matrix, or one for each item; none where items are not contiguous."""
+    if x.is_contiguous():
+        return [x.view(-1, x.shape[-1])]
+    return list(x) if x.ndim == 3 and x[0].is_contiguous() else []
 
 
 class _Snake(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.layers.fixed import Fixed
+from encoders.layers.streaming import Stream
 
 __all__ = ["Framing", "InverseSTFT", "OverlapAdd", "frame_offset", "reflect"]
 
@@ -70,19 +71,44 @@ class OverlapAdd(nn.Module):
         """Frames before and after n that the samples of hop n depend on."""
         return (self.frame - 1 - self.offset) // self.hop, (self.hop - 1 + self.offset) // self.hop
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """frames (B, N, frame), zeros after the end of an item; lengths (B,) real frames, None for all."""
-        batch, count = frames.shape[:2]
-        parts = F.pad(frames, (0, self.parts * self.hop - self.frame)).unflatten(-1, (self.parts, self.hop))
-        total = frames.new_zeros(batch, count + self.parts - 1, self.hop)
-        for part in range(self.parts):
-            total[:, part : part + count] += parts[:, :, part]
+    def forward(self, frames: Tensor, lengths: Tensor | None = None, stream: Stream | None = None) -> Tensor:
+        """frames (B, N, frame), zeros after the end of an item; lengths (B,) real frames, None for all.
+
+        With a stream the frames go on from earlier ones; only samples that no later frame changes come out.
+        """
+        if stream is not None:
+            return self._continue(frames, stream)
+        count, total = frames.shape[1], self._sum(frames)
         if self.scale is not None:
             slots = torch.arange(total.shape[1], device=frames.device)
             ends = count if lengths is None else lengths[:, None]
             first = (slots - ends + 1).clamp(0, self.parts - 1)
             total *= self.scale(frames.device)[first, slots.clamp_max(self.parts - 1)]
         return total.flatten(1)[:, self.offset : self.offset + count * self.hop]
+
+    def _sum(self, frames: Tensor) -> Tensor:
+        """Frames (B, N, frame), added -> slots (B, N + parts - 1, hop), the first where frame 0 begins."""
+        batch, count = frames.shape[:2]
+        parts = F.pad(frames, (0, self.parts * self.hop - self.frame)).unflatten(-1, (self.parts, self.hop))
+        total = frames.new_zeros(batch, count + self.parts - 1, self.hop)
+        for part in range(self.parts):
+            total[:, part : part + count] += parts[:, :, part]
+        return total
+
+    def _continue(self, frames: Tensor, stream: Stream) -> Tensor:
+        count, total = frames.shape[1], self._sum(frames)
+        kept, start = stream.get(self, (None, 0))  # sums that wait for later frames; frames before these
+        if kept is not None:
+            total[:, : kept.shape[1]] += kept
+        ready = count + self.parts - 1 if stream.last else count
+        stream.put(self, (total[:, ready:].clone(), start + count))
+        slots = torch.arange(start, start + ready, device=frames.device)
+        done = total[:, :ready]
+        if self.scale is not None:
+            first = (slots - start - count + 1).clamp(0, self.parts - 1)
+            done = done * self.scale(frames.device)[first, slots.clamp_max(self.parts - 1)]
+        last = (start + count) * self.hop + self.offset if stream.last else (start + ready) * self.hop
+        return done.flatten(1)[:, max(self.offset - start * self.hop, 0) : max(last - start * self.hop, 0)]
 
     def _scales(self, window: Tensor) -> Tensor:
         """(parts, parts, hop) float32: one over the sum of squares where parts i to j of frames overlap."""
@@ -109,7 +135,10 @@ class InverseSTFT(nn.Module):
         """Frames before and after n that the samples of hop n depend on."""
         return self.add.context
 
-    def forward(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """spectrum (B, N, F) complex, zeros after the end of an item; lengths (B,) real frames, None for all."""
-        frames = torch.fft.irfft(spectrum, self.frame) * self.window(spectrum.device)
-        return self.add(frames, lengths)
+    def forward(self, spectrum: Tensor, lengths: Tensor | None = None, stream: Stream | None = None) -> Tensor:
+        """spectrum (B, N, F) complex, zeros after the end of an item; `lengths` and `stream` as of `OverlapAdd`."""
+        if spectrum.shape[1]:
+            frames = torch.fft.irfft(spectrum, self.frame) * self.window(spectrum.device)
+        else:
+            frames = spectrum.real.new_zeros(len(spectrum), 0, self.frame)
+        return self.add(frames, lengths, stream)

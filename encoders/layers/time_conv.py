@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.layers.masked import past
+from encoders.layers.streaming import Stream
 
 __all__ = ["TimeConv", "TimeDown", "TimeUp", "blank_steps", "from_conv", "from_transposed"]
 
@@ -46,6 +47,7 @@ class TimeConv(nn.Module):
         dilation: steps from tap to tap.
         depthwise: each channel by itself.
         bias: add one.
+        causal: no output reads a later step; else as many as earlier ones.
 
     Raises:
         ValueError: an even kernel, or a depthwise convolution that changes the width.
@@ -60,6 +62,7 @@ class TimeConv(nn.Module):
         dilation: int = 1,
         depthwise: bool = False,
         bias: bool = True,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         width_out = width_in if width_out is None else width_out
@@ -67,8 +70,9 @@ class TimeConv(nn.Module):
             raise ValueError(f"TimeConv keeps the length with an odd kernel, got {kernel}")
         if depthwise and width_in != width_out:
             raise ValueError(f"a depthwise convolution keeps the width, got {width_in} and {width_out}")
-        self.dilation, self.depthwise = dilation, depthwise
+        self.dilation, self.depthwise, self.causal = dilation, depthwise, causal
         self.margin = dilation * (kernel // 2)
+        self.before = dilation * (kernel - 1) if causal else self.margin
         self.weight = nn.Parameter(torch.empty(width_out, kernel, 1 if depthwise else width_in))
         self.bias = nn.Parameter(torch.empty(width_out)) if bias else None
         self.reset_parameters()
@@ -79,10 +83,12 @@ class TimeConv(nn.Module):
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
         """Input steps that the output steps from `first` to `last` depend on."""
-        return first - self.margin, last + self.margin
+        return first - self.before, last + (0 if self.causal else self.margin)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width_in) -> (B, T, width_out)."""
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """(B, T, width_in) -> (B, T, width_out); with a stream, if causal, x goes on where the last one ended."""
+        if stream is not None or self.causal:
+            return self._behind(x, stream)
         if self.depthwise:
             return self._by_channel(x)
         if self.margin == 0:
@@ -92,6 +98,24 @@ class TimeConv(nn.Module):
         margin, step = (0, self.margin), (1, self.dilation)
         y = F.conv2d(x.mT.unsqueeze(2), self.weight.mT.unsqueeze(2), self.bias, padding=margin, dilation=step)
         return y.squeeze(2).mT
+
+    def _behind(self, x: Tensor, stream: Stream | None) -> Tensor:
+        """The causal convolution of x behind what the stream has kept of earlier steps, or behind zeros."""
+        if not self.causal:
+            raise ValueError("a convolution that reads later steps cannot stream; build it with causal=True")
+        kept = None if stream is None else stream.get(self)
+        x = _pad(x, self.before, 0) if kept is None else torch.cat((kept, x), dim=1)
+        if stream is not None:
+            stream.put(self, x[:, x.shape[1] - self.before :].clone())
+        if x.shape[1] == self.before:
+            return x.new_zeros(len(x), 0, len(self.weight))
+        if not self.depthwise and self.dilation == 1 and _few(x):
+            return F.linear(_windows(x, self.weight.shape[1]), self._rows(), self.bias)
+        if self.depthwise:
+            weight, step, groups = self.weight.mT.unsqueeze(-1), (self.dilation, 1), len(self.weight)
+            return F.conv2d(x.mT.unsqueeze(-1), weight, self.bias, dilation=step, groups=groups).squeeze(-1).mT
+        step = (1, self.dilation)
+        return F.conv2d(x.mT.unsqueeze(2), self.weight.mT.unsqueeze(2), self.bias, dilation=step).squeeze(2).mT
 
     def _rows(self) -> Tensor:
         return self.weight.flatten(1)

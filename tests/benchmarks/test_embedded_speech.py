@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from benchmarks.embedded_speech import NUMBERS, SETS, clips, main, opus
+from benchmarks.embedded_speech import NUMBERS, SETS, clips, first, main, opus, prefixes
 from zoo.data.audio import read_audio
 from zoo.metrics import STOI
 
@@ -88,3 +88,12 @@ def test_numbers_with_their_protocol(
         assert [name for where, codec, name in rows if (where, codec) == (item.name, "original")] == ["DNSMOS"]
     assert rows["asterisk-fr", "tokens", "STOI"]["crop"] == "all, 1 clips, 3 s at 16 kHz"
     assert "perplexity" in capsys.readouterr().out
+
+
+def test_a_residual_code_is_measured_at_its_first_codebooks_too() -> None:
+    tokenizer = zoo.build("encodec_tiny").eval()
+    assert prefixes(tokenizer) == {"tokens": 4, "2 codebooks": 2, "1 codebook": 1}
+    x = torch.rand(1, 1, 4000, generator=torch.Generator().manual_seed(0)) - 0.5
+    with torch.inference_mode():
+        assert first(tokenizer.encode(x), 2).equal(tokenizer.encode(x, codebooks=2))
+    assert prefixes(zoo.build("wavtokenizer_tiny")) == {"tokens": 1}

@@ -89,9 +89,9 @@ def test_snake_overwrites_only_what_is_spare() -> None:
     y = snake(x)
     assert torch.equal(x, kept)
     assert snake(x, spare=True) is x and torch.equal(x, y)
-    sliced = kept[:, 1:]  # not contiguous
-    torch.testing.assert_close(snake(sliced, spare=True), y[:, 1:])
-    assert torch.equal(sliced, kept[:, 1:])
+    for sliced in (kept[:, 1:], kept[..., 1:], kept.mT.contiguous().mT):  # whose items are contiguous, and are not
+        alone = Snake(sliced.shape[-1])
+        torch.testing.assert_close(alone(sliced), formula(sliced, alone.alpha))
     half = snake.to(torch.bfloat16)(kept.to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), y, rtol=2e-2, atol=2e-2)
@@ -111,6 +111,12 @@ def test_units_are_equal_with_and_without_gradients() -> None:
         plain = units(x)
     assert torch.equal(x, kept)
     torch.testing.assert_close(units(x).detach(), plain, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        longer = torch.cat([x, x], dim=1)
+        assert torch.equal(units(x, spare=True), plain) and not torch.equal(x, kept)
+        sliced = longer[:, :50]  # items of more than they hold, as transposed convolutions return them
+        torch.testing.assert_close(units(sliced, spare=True), plain, rtol=1e-5, atol=1e-6)
+        assert units.to(torch.bfloat16)(kept.bfloat16(), spare=True).dtype == torch.bfloat16
 
 
 @torch.no_grad()

@@ -151,9 +151,10 @@ def test_long_files_are_those_of_the_whole(cli: Cli, models: dict[str, str], sou
 
 
 def test_codebooks(cli: Cli, models: dict[str, str], sounds: Path, tmp_path: Path) -> None:
-    made = cli("tokenize", sounds / "mono.wav", "-m", models["mono"], "-o", tmp_path / "t", "--codebooks", 1)
-    assert made.exit_code == 0 and "1.6 kbit/s" in made.stderr
-    assert zoo.Tokens.load(tmp_path / "t" / "mono.safetensors").codebook_sizes == (16,)
+    for option in (("--codebooks", 1), ("--bandwidth", 1.6)):
+        made = cli("tokenize", sounds / "mono.wav", "-m", models["mono"], "-o", tmp_path / "t", "--overwrite", *option)
+        assert made.exit_code == 0 and "1.6 kbit/s" in made.stderr
+        assert zoo.Tokens.load(tmp_path / "t" / "mono.safetensors").codebook_sizes == (16,)
     assert cli("detokenize", tmp_path / "t", "-o", tmp_path / "b").exit_code == 0
     assert soundfile.info(tmp_path / "b" / "mono.wav").frames == 11_200
 
@@ -255,6 +256,10 @@ def test_a_folder_of_pictures_and_sounds(
         (["reconstruct", "SOUNDS", "-m", "MONO", "-o", "OUT", "--tokens", "4"], "needs a model whose prefixes decode"),
         (["reconstruct", "SOUNDS", "-m", "MONO", "-o", "OUT", "--bits", "12"], "--bits is 16, 24 or 32"),
         (["tokenize", "SOUNDS", "-m", "MONO", "-o", "OUT", "--codebooks", "3"], "codebooks lie in 1 to 2, got 3"),
+        (["tokenize", "SOUNDS", "-m", "MONO", "-o", "OUT", "--bandwidth", "2"], "bandwidths of 1.6, 2.8 kbit/s, got 2"),
+        (["reconstruct", "SOUNDS", "-m", "MONO", "-o", "OUT", "--bandwidth", "2.8", "--codebooks", "2"], "give one of"),
+        (["tokenize", "SOUNDS", "-m", "ENCODES", "-o", "OUT", "--bandwidth", "1"], "at one bandwidth"),
+        (["tokenize", "PHOTOS", "-m", "FLEX", "-o", "OUT", "--bandwidth", "1"], "--bandwidth is for sounds"),
         (["tokenize", "SOUNDS", "-m", "FLEX", "-o", "OUT"], "folders are searched for .png"),
         (["tokenize", "SOUNDS", "-m", "MONO", "-o", "OUT", "--text", "a cat"], "reads none"),
         (["tokenize", "PHOTOS", "-m", "FLEX", "-o", "OUT", "--codebooks", "1"], "--codebooks is for sounds"),

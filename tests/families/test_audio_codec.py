@@ -9,11 +9,12 @@ import torch
 
 import zoo
 from decoders import SEANetDecoder
-from encoders import SEANetEncoder
+from encoders import MelEncoder, SEANetEncoder
 from quantizers import FSQ, VQ, Projected, Residual, ResidualFSQ, SplitResidual
 from zoo.families import AudioCodec
 from zoo.families.seanet_reference import codebook_keys, seanet_keys
 from zoo.families.weight_norm import fold_weight_norm, folded_gains
+from zoo.store.build import compose
 from zoo.tokens import Tokens
 
 
@@ -182,3 +183,27 @@ def test_codebooks_of_both_layouts() -> None:
     assert old["levels.0.initialized"].dtype == torch.bool and old["levels.0.initialized"].shape == ()
     with pytest.raises(ValueError, match="no buffer"):
         codebook_keys({"vq.layers.0._codebook.other": torch.ones(1)})
+
+
+def test_parts_without_parameters_have_a_dtype_and_a_device() -> None:
+    mel = MelEncoder(8000, dim=8, frame=64, hop_length=10)
+    tokenizer = AudioCodec(mel, FSQ([3] * 8), SEANetDecoder(dim=8, width=4, strides=(5, 2)).bfloat16(), 8000)
+    assert tokenizer.dtype is torch.bfloat16 and tokenizer.device == torch.device("cpu")
+    assert tokenizer.decode(tokenizer.encode(torch.rand(1, 1, 80))).shape == (1, 1, 80)
+    tokenizer.decoder = torch.nn.Identity()
+    assert tokenizer.dtype is torch.float32 and tokenizer.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples"),
+    [
+        ("vocos_mel_24khz", 16384),
+        ("vocos_encodec_24khz", 16384),
+        ("snac_24k", 8 * 2048),
+        ("snac_32k", 2 * 32 * 384),
+        ("snac_44k", 2 * 32 * 384),
+    ],
+)
+def test_clips_of_the_published_recipes_are_whole_blocks(recipe: str, samples: int) -> None:
+    data = compose(recipe).data
+    assert round(data.seconds * data.sample_rate) == samples

@@ -33,7 +33,7 @@ def test_bandwidths() -> None:
     assert isinstance(tokenizer, EnCodec)
     counts = [tokenizer.codebooks_at(value) for value in tokenizer.bandwidths]
     assert counts == [2, 4, 8, 16, 32] and tokenizer.latency == 320
-    with pytest.raises(ValueError, match=r"1.5, 3, 6, 12, 24; got 5"):
+    with pytest.raises(ValueError, match=r"1.5, 3, 6, 12, 24 kbit/s, got 5"):
         tokenizer.codebooks_at(5)
     small = zoo.build("encodec_tiny").eval()
     assert isinstance(small, EnCodec)

@@ -164,7 +164,7 @@ def test_older_names_of_moshi_are_read(tok: Mimi) -> None:
     assert Mimi.convert(older).keys() == Mimi.convert(published()).keys() == tok.state_dict().keys()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=8))
 def test_a_stream_in_any_pieces_is_the_whole(tok: Mimi, pieces: list[int]) -> None:
     total = sum(pieces)
@@ -181,7 +181,7 @@ def test_a_stream_in_any_pieces_is_the_whole(tok: Mimi, pieces: list[int]) -> No
         assert_near(torch.cat(heard, dim=-1), tok.decode(tokens))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=8))
 def test_tokens_decode_in_any_pieces(tok: Mimi, pieces: list[int]) -> None:
     indices = torch.randint(CODES, (1, sum(pieces), 4), generator=torch.Generator().manual_seed(1))
@@ -263,9 +263,9 @@ def test_compiles_as_one_graph(tok: Mimi) -> None:
     x = sound(320)
     with torch.no_grad():
         z = tok.encoder(x)
-        compiled = torch.compile(tok.encoder, fullgraph=True, backend="aot_eager")(x)
+        compiled = torch.compile(tok.encoder, fullgraph=True, backend="eager")(x)
         assert_near(compiled, z)
-        compiled = torch.compile(tok.decoder, fullgraph=True, backend="aot_eager")(z)
+        compiled = torch.compile(tok.decoder, fullgraph=True, backend="eager")(z)
         assert_near(compiled, tok.decoder(z))
 
 

@@ -11,6 +11,7 @@ import zoo
 from encoders import S3Encoder
 from encoders.layers.log_mel import LogMel
 from zoo.families import S3Tokenizer
+from zoo.long_audio import encode_long, join_of
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,21 @@ def test_half_precision_keeps_the_spectrum_and_the_codes_in_float32(tokenizer: S
     assert half.encode(x).num_tokens == 25
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("samples", [16_001, 26_000, 26_079, 54_321])
+def test_long_files_go_through_the_windows_of_the_model(tokenizer: S3Tokenizer, samples: int) -> None:
+    node = {**tokenizer.config, "encoder": {**tokenizer.config["encoder"], "window": 100, "overlap": 24}}
+    short = zoo.build(node).eval()
+    short.load_state_dict(tokenizer.state_dict())
+    x = torch.cat([speech(4), speech(4).flip(-1) * 0.3], dim=-1)[..., :samples]
+    x[0, :, 20_000:] *= 3  # windows differ in their loudest frame
+    assert join_of(short, "encoder", 25) == "windows"
+    found = encode_long(short, x[0], seconds=0.5)
+    assert found.equal(short.encode(x)) and found.num_tokens == short.count(samples)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        encode_long(short, torch.full((1, samples), torch.nan), seconds=0.5)
+
+
 def test_errors_say_what_to_do(tokenizer: S3Tokenizer) -> None:
     tokens = tokenizer.encode(speech(1))
     with pytest.raises(ValueError, match=r"no decoder\. CosyVoice's flow-matching"):
@@ -109,7 +125,7 @@ def test_errors_say_what_to_do(tokenizer: S3Tokenizer) -> None:
         tokenizer.encode(torch.zeros(1, 2, 16000))
     with pytest.raises(ValueError, match="its latency is"):
         _ = tokenizer.latency
-    with pytest.raises(ValueError, match="causal"):
+    with pytest.raises(ValueError, match="reads ahead"):
         tokenizer.streaming().__enter__()
     base = {"n_mels": 128, "n_audio_ctx": 1500, "n_audio_state": 1280, "n_audio_head": 20, "n_audio_layer": 6}
     with pytest.raises(ValueError, match="version 3"):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from decoders import SEANetDecoder
-from encoders import SEANetEncoder
+from decoders import ConvNeXtBackbone, ISTFTHead, SEANetDecoder, VocosDecoder
+from encoders import SEANetEncoder, SpectralEncoder
 from quantizers import VQ, Residual
 from zoo.families import AudioCodec, EnCodec
 
@@ -20,15 +20,21 @@ from zoo.families import AudioCodec, EnCodec
 @cache
 def codec(kind: str) -> AudioCodec:
     torch.manual_seed(0)
+    quantizer = Residual(VQ(8, 16), 3)
+    if kind == "spectral":
+        spectral = SpectralEncoder(8, 1000, 10, 40, bands=8, width=8, depth=1, causal=True)
+        torch.nn.init.normal_(spectral.head.weight)  # starts as zeros, which would hide the network from the test
+        vocos = VocosDecoder(ConvNeXtBackbone(8, 8, 2, causal=True), ISTFTHead(8, 10))
+        return AudioCodec(spectral, quantizer, vocos, 1000).eval()
     options = {"encodec": {}, "plain": {"edges": "constant", "conv_shortcut": False, "lstm": 0, "last_kernel": 3}}[kind]
     encoder = SEANetEncoder(dim=8, width=4, strides=(2, 5), **options)  # type: ignore[arg-type]
     decoder = SEANetDecoder(dim=8, width=4, strides=(5, 2), **options)  # type: ignore[arg-type]
-    return AudioCodec(encoder, Residual(VQ(8, 16), 3), decoder, 1000).eval()
+    return AudioCodec(encoder, quantizer, decoder, 1000).eval()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=30)
 @given(
-    kind=st.sampled_from(["encodec", "plain"]),
+    kind=st.sampled_from(["encodec", "plain", "spectral"]),
     pieces=st.lists(st.integers(0, 90), min_size=1, max_size=8).filter(sum),
     groups=st.lists(st.integers(0, 5), max_size=6),
 )
@@ -63,6 +69,21 @@ def test_latency_is_one_token_once_it_runs() -> None:
     with tokenizer.streaming() as stream:
         counts = [stream.decode(stream.encode(chunk)).shape[-1] for chunk in x.split(10, dim=-1)]
     assert counts == [10] * 20
+
+
+def test_a_spectral_codec_is_late_by_what_its_windows_read_ahead() -> None:
+    """Windows of four hops, in the encoder and in the decoder, reach one and a half hops ahead."""
+    tokenizer = codec("spectral")
+    assert tokenizer.latency == 10 + 15 + 20
+    x = torch.rand(1, 1, 200, generator=torch.Generator().manual_seed(0))
+    other = torch.cat((x[..., :100], -x[..., 100:]), dim=-1)
+    with torch.no_grad():
+        one, two = (tokenizer.decode_latents(tokenizer.encode_latents(sound), None, (200,)) for sound in (x, other))
+    first = int((one != two).flatten().nonzero()[0])
+    assert 100 - tokenizer.latency < first < 100
+    with tokenizer.streaming() as stream:
+        counts = [stream.decode(stream.encode(chunk)).shape[-1] for chunk in x.split(10, dim=-1)]
+    assert set(counts[5:]) == {10} and 200 - sum(counts) <= tokenizer.latency
 
 
 def test_mirrored_edges_delay_the_beginning_alone() -> None:

@@ -253,11 +253,11 @@ def test_compiles_as_one_graph() -> None:
     x, lengths = sounds(), torch.tensor([1000, 300])
     with torch.no_grad():
         z = tok.encoder(x, lengths)
-        compiled = torch.compile(tok.encoder, fullgraph=True, backend="aot_eager")(x, lengths)
+        compiled = torch.compile(tok.encoder, fullgraph=True, backend="eager")(x, lengths)
         torch.testing.assert_close(compiled, z, rtol=1e-4, atol=1e-4)
         for part in (tok.decoder, decoder(conditions=2, attention=True)):
             code, counts = torch.randn(2, 9, 12), torch.tensor([9, 4])
-            compiled = torch.compile(part, fullgraph=True, backend="aot_eager")(code, counts)
+            compiled = torch.compile(part, fullgraph=True, backend="eager")(code, counts)
             torch.testing.assert_close(compiled, part(code, counts), rtol=1e-4, atol=1e-5)
 
 

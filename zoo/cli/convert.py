@@ -11,6 +11,7 @@ import typer
 
 from zoo.cli.inputs import Item, errors_beside, find_items, output_paths, suffixes, written_as
 from zoo.cli.options import (
+    Bandwidth,
     BatchSize,
     Bits,
     Channels,
@@ -63,6 +64,7 @@ def tokenize(
     channels: Channels = ChannelsName.mix,
     chunk: Chunk = 30.0,
     codebooks: Codebooks = None,
+    bandwidth: Bandwidth = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     dtype: Dtype = DtypeName.float32,
@@ -83,7 +85,7 @@ def tokenize(
       zoo tokenize photos/ -m onedpiece_tiny_128 -o tokens/ --fit pad
       zoo tokenize 'photos/**/*.png' -m titok_l32_imagenet -o tokens/ -b 32 --device cuda
       zoo tokenize speech.wav -m wavtokenizer_small_75 -o tokens/
-      zoo tokenize podcasts/ -m encodec_24khz -o tokens/ --codebooks 8 --channels each
+      zoo tokenize podcasts/ -m encodec_24khz -o tokens/ --bandwidth 6 --channels each
       zoo tokenize chair.glb -m vat_tiny -o tokens/
     """
     from zoo.cli.jobs import Job, load_samples, run_batches
@@ -95,7 +97,7 @@ def tokenize(
         items = find_items(inputs, suffixes(tokenizer.spec.modality))
         targets = output_paths(items, output, TOKENS, single=[TOKENS])
         beside = told(tokenizer, text)
-        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, Sampling())
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, bandwidth, dtype, Sampling())
         shapes = plan_shapes(tokenizer, model, dtype, Surfaces(), Sampling())
     pairs = list(zip(items, targets, strict=True))
     with Job("tokenize", len(items), errors_beside(output, [TOKENS])) as job:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zoo.tokenizer import Tokenizer
 
 __all__ = [
+    "Bandwidth",
     "BatchSize",
     "Bits",
     "Channels",
@@ -107,6 +108,10 @@ Chunk = Annotated[
 ]
 Codebooks = Annotated[
     int | None, typer.Option("--codebooks", min=1, help="For residual codes: use the first so many codebooks only.")
+]
+Bandwidth = Annotated[
+    float | None,
+    typer.Option("--bandwidth", help="For residual codes: kbit/s, in place of --codebooks."),
 ]
 Format = Annotated[
     str | None,

@@ -13,6 +13,7 @@ import typer
 
 from zoo.cli.inputs import Item, errors_beside, find_items, output_paths, suffixes, written_as
 from zoo.cli.options import (
+    Bandwidth,
     BatchSize,
     Bits,
     Channels,
@@ -76,6 +77,7 @@ def reconstruct(
     channels: Channels = ChannelsName.mix,
     chunk: Chunk = 30.0,
     codebooks: Codebooks = None,
+    bandwidth: Bandwidth = None,
     bits: Bits = 16,
     resolution: Resolution = 128,
     query_batch: QueryBatch = 65536,
@@ -137,7 +139,7 @@ def reconstruct(
             raise ValueError("--target searches without a caption; leave --text out, or use --tokens")
         counts, goal, beside = _counts(tokens, tokenizer.spec), read_goal(target, tokenizer), told(tokenizer, text)
         sampling = Sampling(steps, guidance, seed)
-        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
+        plan = plan_sounds(tokenizer, model, channels, chunk, codebooks, bandwidth, dtype, sampling)
         shapes = plan_shapes(tokenizer, model, dtype, Surfaces(resolution, query_batch, up), sampling)
         if not tokenizer.spec.decodes:
             raise ValueError(f"{model} only encodes, it gives nothing back; use `zoo tokenize`")

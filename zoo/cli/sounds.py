@@ -98,21 +98,27 @@ def plan_sounds(
     channels: ChannelsName,
     chunk: float,
     codebooks: int | None,
+    bandwidth: float | None,
     dtype: DtypeName,
     sampling: Sampling,
 ) -> Plan | None:
     """The plan for a tokenizer of sound, None for one of pictures.
 
     Raises:
-        ValueError: it has no such codebooks.
+        ValueError: it has no such codebooks or bandwidth (kbit/s), or both are given.
     """
     from zoo.families.audio import AudioTokenizer, check_codebooks
 
     if not isinstance(tokenizer, AudioTokenizer):
-        if codebooks is not None:
-            raise ValueError(f"--codebooks is for sounds; {type(tokenizer).__name__} is for {tokenizer.spec.modality}")
+        for name, value in (("codebooks", codebooks), ("bandwidth", bandwidth)):
+            if value is not None:
+                raise ValueError(f"--{name} is for sounds; {type(tokenizer).__name__} is for {tokenizer.spec.modality}")
         return None
-    if codebooks is not None:
+    if bandwidth is not None:
+        if codebooks is not None:
+            raise ValueError("--codebooks and --bandwidth say the same; give one of the two")
+        codebooks = tokenizer.codebooks_at(bandwidth)
+    elif codebooks is not None:
         check_codebooks(tokenizer.quantizer, codebooks)
     return Plan(tokenizer, model, channels, chunk, codebooks, dtype, sampling)
 

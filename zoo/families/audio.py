@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -75,6 +77,22 @@ class AudioTokenizer(Tokenizer):
         """Tokens of a sound of `samples` samples."""
         return -(-samples // self.hop_length)
 
+    def codebooks_at(self, bandwidth: float) -> int:
+        """How many codebooks of a residual tokenizer take `bandwidth` kbit/s, to 2 %.
+
+        Raises:
+            ValueError: no number of codebooks does.
+        """
+        name, rate = type(self).__name__, int(self.spec.sample_rate or 0) / self.hop_length / 1000
+        if not self.quantizer.prefixes:
+            raise ValueError(f"{name} uses all of its codebooks at one bandwidth; leave {bandwidth:g} kbit/s out")
+        offered = list(accumulate(math.log2(size) * rate for size in self.spec.codebook_sizes))
+        nearest = min(offered, key=lambda value: abs(value - bandwidth))
+        if abs(nearest - bandwidth) > 0.02 * nearest:
+            values = ", ".join(f"{value:.3g}" for value in offered)
+            raise ValueError(f"{name} has bandwidths of {values} kbit/s, got {bandwidth:g}")
+        return offered.index(nearest) + 1
+
     def frames(self, samples: Count) -> Count:
         """Frames of a sound of `samples` samples; as many as tokens, but for codes of several rates."""
         return self.count(samples)
@@ -127,13 +145,23 @@ class AudioTokenizer(Tokenizer):
 
     @property
     def causal_encoder(self) -> bool:
-        """Whether tokens depend on no later sample than those of their own hop, so that encoding can stream."""
+        """Whether tokens depend on no later sample than those of their own hop."""
         return getattr(self.encoder, "causal", False)
 
     @property
     def causal_decoder(self) -> bool:
-        """Whether samples depend on no later token than their own, so that decoding can stream."""
+        """Whether samples depend on no later token than their own."""
         return getattr(self.decoder, "causal", False)
+
+    @property
+    def encoder_streams(self) -> bool:
+        """Whether encoding can stream: the encoder is causal, or says by `streams` that it reads only so far ahead."""
+        return self.causal_encoder or getattr(self.encoder, "streams", False)
+
+    @property
+    def decoder_streams(self) -> bool:
+        """Whether decoding can stream: the decoder is causal, or says by `streams` that it reads only so far ahead."""
+        return self.causal_decoder or getattr(self.decoder, "streams", False)
 
     def streaming(self, batch: int = 1, codebooks: int | None = None) -> AbstractContextManager[AudioStream]:
         """Encode and decode sounds that arrive piece by piece: `with tokenizer.streaming() as s: s.encode(chunk)`.
@@ -143,7 +171,7 @@ class AudioTokenizer(Tokenizer):
             codebooks: how many codebooks of a residual tokenizer to use, from the first; None for all.
 
         Raises:
-            ValueError: neither the encoder nor the decoder is causal, or the tokenizer is in training mode.
+            ValueError: neither the encoder nor the decoder streams, or the tokenizer is in training mode.
         """
         from zoo.streaming import AudioStream
 

@@ -24,11 +24,6 @@ class AudioCodec(AudioTokenizer):
     """
 
     def __init__(self, encoder: Any, quantizer: Quantizer, decoder: Any, sample_rate: int) -> None:
-        if (encoder.dim, quantizer.dim) != (quantizer.input_dim, decoder.dim):
-            raise ValueError(
-                f"widths differ: encoder.dim={encoder.dim} in front of a quantizer that reads {quantizer.input_dim}, "
-                f"quantizer.dim={quantizer.dim} in front of decoder.dim={decoder.dim}"
-            )
         for name in ("hop_length", "channels"):
             if getattr(encoder, name) != getattr(decoder, name):
                 raise ValueError(f"encoder.{name}={getattr(encoder, name)}, decoder.{name}={getattr(decoder, name)}")
@@ -40,3 +35,4 @@ class AudioCodec(AudioTokenizer):
             channels=encoder.channels,
             hop_length=encoder.hop_length,
         )
+        self.check_widths()

@@ -81,29 +81,39 @@ class EnCodec(AudioCodec):
         return self.window is not None or self.normalize
 
     @property
-    def causal_encoder(self) -> bool:
+    def encoder_streams(self) -> bool:
         """Never where windows or loudness are taken."""
-        return super().causal_encoder and not self.cuts
+        return super().encoder_streams and not self.cuts
 
     @property
-    def causal_decoder(self) -> bool:
+    def decoder_streams(self) -> bool:
         """Never where windows or loudness are taken."""
-        return super().causal_decoder and not self.cuts
+        return super().decoder_streams and not self.cuts
 
     @property
     def latency(self) -> int:
-        """Samples of a window, or as in `AudioTokenizer.latency`."""
-        return super().latency if self.window is None else self.window
+        """Samples of a window, or as in `AudioTokenizer.latency`.
+
+        Raises:
+            ValueError: the loudness of the whole sound is needed.
+        """
+        if self.window is not None:
+            return self.window
+        if self.normalize:
+            raise ValueError("EnCodec divides by the loudness of the whole sound; its latency is the sound's length")
+        return super().latency
 
     def codebooks_at(self, bandwidth: float) -> int:
-        """Codebooks of a bandwidth in kbit/s.
+        """Codebooks of a bandwidth in kbit/s, one of `bandwidths` if there are any.
 
         Raises:
             ValueError: the bandwidth is not on offer.
         """
+        if not self.bandwidths:
+            return super().codebooks_at(bandwidth)
         if bandwidth not in self.bandwidths:
-            offered = ", ".join(f"{value:g}" for value in self.bandwidths) or "none"
-            raise ValueError(f"bandwidths in kbit/s: {offered}; got {bandwidth:g}")
+            offered = ", ".join(f"{value:g}" for value in self.bandwidths)
+            raise ValueError(f"EnCodec has bandwidths of {offered} kbit/s, got {bandwidth:g}")
         frame_rate = math.ceil(self.spec.input_shape[1] / self.hop_length)
         per_codebook = math.log2(self.spec.codebook_sizes[0]) * frame_rate
         return min(max(1, math.floor(bandwidth * 1000 / per_codebook)), len(self.spec.codebook_sizes))

@@ -76,9 +76,8 @@ class SNAC(AudioCodec):
     ) -> Tokens:
         """What `encode` does.
 
-        With `lengths` and several levels, `Tokens.lengths` stays None, because the end of an item is no end of the
-        code: `size` tells the items apart, padding has index 0, and `trim(tokens[1])` is what the second sound has
-        alone.
+        With `lengths` and several levels, `Tokens.lengths` is (B, levels): an item ends in every level. Padding has
+        index 0, and `trim(tokens[1])` is what the second sound has alone.
         """
         if lengths is None or not self.spec.scales:
             return super().encode_by(quantizer, x, lengths, codebooks)
@@ -90,7 +89,8 @@ class SNAC(AudioCodec):
         real = ~past(self.frames(lengths), z.shape[1])
         tokens = self.as_tokens(quantizer(z, real), x)
         kept = torch.cat([real[:, ::stride] for stride in self.rates], dim=1)
-        return replace(tokens, indices=tokens.indices * kept[..., None], size=lengths[:, None])
+        ends = self.ends(self.frames(lengths), tokens.scales)
+        return replace(tokens, indices=tokens.indices * kept[..., None], lengths=ends, size=lengths[:, None])
 
     def as_tokens(self, quantized: Quantized, x: Tensor) -> Tokens:
         """What the quantizer made of sounds x (B, C, T)."""
@@ -102,7 +102,8 @@ class SNAC(AudioCodec):
         if not self.spec.scales:
             return super().trim(tokens)
         frames = self.frames(self.samples(tokens))
-        return replace(self.part(tokens, 0, int(frames.max()) if len(tokens) else 0), size=tokens.size)
+        kept = self.part(tokens, 0, int(frames.max()) if len(tokens) else 0)
+        return replace(kept, lengths=self.ends(frames, kept.scales), size=tokens.size)
 
     def part(self, tokens: Tokens, start: int, stop: int) -> Tokens:
         """The tokens of frames start to stop, whole blocks, at all levels, without a size."""
@@ -116,7 +117,7 @@ class SNAC(AudioCodec):
             for level, stride in zip(tokens.by_scale(), self.rates, strict=False)
         ]
         scales = tuple(part.shape[1] for part in parts)
-        return replace(tokens, indices=torch.cat(parts, dim=1), scales=scales, size=None)
+        return replace(tokens, indices=torch.cat(parts, dim=1), lengths=None, scales=scales, size=None)
 
     def decode_part(self, tokens: Tokens, start: int, generator: torch.Generator | None = None) -> Tensor:
         """`decode` of tokens that begin at frame `start` of a longer sound: the fixed noise goes on."""
@@ -133,12 +134,26 @@ class SNAC(AudioCodec):
             )
         return count
 
+    def ends(self, frames: Tensor, scales: tuple[int, ...]) -> Tensor | None:
+        """`Tokens.lengths` (B, levels) of items of so many frames (B,); None where all are full."""
+        if bool((frames == scales[0] * self.rates[0]).all()):
+            return None
+        return frames[:, None] // frames.new_tensor(self.rates[: len(scales)])
+
+    def coded_frames(self, tokens: Tokens) -> Tensor:
+        """(B,) int64 frames that each item has codes for; ValueError unless all levels of an item end together."""
+        levels = self.levels(tokens)
+        counts = [part.sum(1) for part in tokens.mask.split(list(tokens.scales), dim=1)]
+        frames = torch.stack(counts, dim=1) * tokens.indices.new_tensor(self.rates[:levels])
+        if bool((frames != frames[:, :1]).any()) or bool((frames % self.block).any()):
+            raise ValueError(f"the levels of an item end together, after whole blocks; got frames {frames.tolist()}")
+        return frames[:, 0]
+
     def samples(self, tokens: Tokens) -> Tensor:
         """(B,) int64 samples that each item decodes to."""
         if not self.spec.scales:
             return super().samples(tokens)
-        self.levels(tokens)
-        whole = tokens.indices.new_full((len(tokens),), tokens.scales[0] * self.rates[0] * self.hop_length)
+        whole = self.coded_frames(tokens) * self.hop_length
         return whole if tokens.size is None else torch.minimum(whole, tokens.size[:, 0])
 
     def real_frames(self, tokens: Tokens) -> Tensor | None:

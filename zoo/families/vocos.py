@@ -73,11 +73,6 @@ class Vocos(AudioCodec):
         """Whether there is an encoder."""
         return not isinstance(self.encoder, NoEncoder)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the decoder's parameters; quantizers stay float32, and mel spectra are computed in it."""
-        return next(self.decoder.parameters()).dtype
-
     def condition(self, codebooks: int) -> int:
         """The decoder's condition for a code of so many codebooks."""
         if self.bandwidth_id is not None:

@@ -12,6 +12,7 @@ from zoo.objectives.audio import (
     MultiScaleCritic,
     MultiScaleSTFTCritic,
     SISDRLoss,
+    SpeechDistillation,
     STFTLoss,
     WaveformLoss,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ProxyObjective",
     "SISDRLoss",
     "STFTLoss",
+    "SpeechDistillation",
     "WaveformLoss",
     "VisionCritic",
     "hinge_discriminator_loss",

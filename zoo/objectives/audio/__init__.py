@@ -2,6 +2,7 @@
 
 from zoo.objectives.audio.adversary import Adversary
 from zoo.objectives.audio.balancer import Balancer
+from zoo.objectives.audio.distillation import SpeechDistillation
 from zoo.objectives.audio.losses import MelLoss, SISDRLoss, STFTLoss, WaveformLoss
 from zoo.objectives.audio.objective import AudioObjective
 from zoo.objectives.audio.spectrum_critics import MultiBandCritic, MultiResolutionCritic, MultiScaleSTFTCritic
@@ -19,5 +20,6 @@ __all__ = [
     "MultiScaleSTFTCritic",
     "SISDRLoss",
     "STFTLoss",
+    "SpeechDistillation",
     "WaveformLoss",
 ]

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from zoo.objectives.audio.adversary import Adversary
 from zoo.objectives.audio.balancer import Balancer
+from zoo.objectives.audio.distillation import SpeechDistillation
 from zoo.objectives.audio.spectrum import Waveform
-from zoo.tokenizer import Reconstruction
+from zoo.tokenizer import Reconstruction, Tokenizer
 
 __all__ = ["AudioObjective"]
 
+RESERVED = ("quantizer", "distillation", "loss")
 CRITIC_OPTIONS = ("lr", "betas", "eps", "weight_decay", "gradient_clip")
 
 
@@ -33,7 +35,8 @@ class AudioObjective(nn.Module):
         critic_optimizer: what the critics' AdamW has of its own, among `lr`, `betas`, `eps`, `weight_decay` and
             `gradient_clip`; the rest is as the recipe's `optimizer` and `trainer` say.
         balance: options of `Balancer`, which then weighs distances and critics by their gradients' norms; None for a
-            plain sum. The quantizer's loss is added beside it.
+            plain sum. The quantizer's loss and the distillation are added beside it.
+        distillation: of a speech model's features; it has its own weight. None for none.
 
     Raises:
         ValueError: a weight without a loss, no loss at all, names that meet, or an unknown option.
@@ -50,6 +53,7 @@ class AudioObjective(nn.Module):
         critic_rate: float = 1.0,
         critic_optimizer: Mapping[str, Any] | None = None,
         balance: Mapping[str, Any] | None = None,
+        distillation: SpeechDistillation | None = None,
     ) -> None:
         super().__init__()
         self.critic_optimizer = dict(critic_optimizer or {})
@@ -65,14 +69,24 @@ class AudioObjective(nn.Module):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
         for name, adversary in (critic or {}).items():
             self.weights |= {f"{name}_adversarial": adversary.weight, f"{name}_features": adversary.features}
-        if len(self.weights) != len(losses) + 2 * len(critic or {}) or "quantizer" in losses or "loss" in losses:
-            raise ValueError(f"terms must differ in name, and from quantizer and loss: {', '.join(losses)}")
-        self.quantizer = quantizer
+        if len(self.weights) != len(losses) + 2 * len(critic or {}) or losses.keys() & RESERVED:
+            raise ValueError(f"terms must differ in name, and from {', '.join(RESERVED)}: {', '.join(losses)}")
+        self.quantizer, self.distillation = quantizer, distillation
         self.critic = nn.ModuleDict(critic) if critic else None
         self.adversarial_start, self.critic_rate = adversarial_start, critic_rate
         self.balancer = None if balance is None else Balancer(self.weights, **balance)
         # what `forward` heard, so that `criticise` need not compute its spectra again
         self._heard: tuple[Tensor, Tensor, Waveform, Waveform] | None = None
+
+    def prepare(self, tokenizer: Tokenizer, *, fresh: bool = True) -> None:
+        """Before training: load what is distilled.
+
+        Args:
+            tokenizer: what will be trained.
+            fresh: whether its weights are those of the recipe's start; without influence.
+        """
+        if self.distillation is not None:
+            self.distillation.prepare(tokenizer)
 
     def forward(
         self, x: Tensor, reconstruction: Reconstruction, step: int = 0, anchor: Tensor | None = None
@@ -109,7 +123,11 @@ class AudioObjective(nn.Module):
             carrier = ((fake.samples - fake.samples.detach()) * gradient).sum()
             loss = loss.detach() + carrier
         terms["quantizer"] = reconstruction.quantized.loss
-        return terms | {"loss": loss + self.quantizer * terms["quantizer"]}
+        loss = loss + self.quantizer * terms["quantizer"]
+        if self.distillation is not None:
+            terms["distillation"] = self.distillation(x, reconstruction)
+            loss = loss + self.distillation.weight * terms["distillation"]
+        return terms | {"loss": loss}
 
     def criticise(self, x: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Terms of the critics' losses, each (), with the total under "loss"; no gradient reaches the tokenizer.
