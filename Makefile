@@ -7,9 +7,10 @@ GOLDEN := $(if $(wildcard ../shared/golden),$(abspath ../shared/golden),)
 
 .PHONY: demo test test-slow lint docs bench clean
 
-demo: $(VENV)/.installed ## photographs and speech to tokens and back with the embedded models, into demo/
+demo: $(VENV)/.installed ## photographs, speech and a mesh to tokens and back with the embedded models, into demo/
 	$(BIN)/python scripts/demo.py --output demo
 	$(BIN)/python scripts/demo_speech.py --output demo
+	$(BIN)/python scripts/demo_shapes.py --output demo
 
 test: $(VENV)/.dev ## everything but the tests marked slow; the full golden set too where it lies beside the checkout
 	$(if $(GOLDEN),ZOO_GOLDEN=$(GOLDEN)) $(BIN)/python -m pytest -n 2 -q
@@ -33,7 +34,7 @@ clean:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[audio]'
+	$(PIP) --editable '.[audio,mesh]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt
