@@ -3,6 +3,7 @@
     python scripts/embed.py runs/fsq_f8_tiny/model fsq_f8_tiny --measure data/open_photos \\
         --title "..." --data "..." --data-license "..." --hardware "..." --wall-clock "..."
     python scripts/embed.py runs/wavtokenizer_tiny/model wavtokenizer_tiny --measure data/open_speech ...
+    python scripts/embed.py runs/vat_tiny/model vat_tiny --measure data/open_shapes ...
 
 Writes checkpoints/weights/NAME.safetensors and checkpoints/NAME.yaml once everything is checked. What is not given
 stays as the card has it, so a command can be repeated with less. Numbers of other weights are refused, and those of
@@ -50,10 +51,16 @@ BENCHMARKS = {
         "--speech",
         "data.root=data/open_speech/train data.val_root=data/open_speech/val",
     ),
+    "shape": (
+        "embedded_shapes.py",
+        "--shapes",
+        "data.root=data/open_shapes/train data.val_root=data/open_shapes/val",
+    ),
 }
 MAX_BYTES = 12_000_000
 MAX_CHANGE = 0.05  # dB
 MAX_MEL_CHANGE = 0.01  # of the mean log-mel distance, which is natural logarithms
+MAX_IOU_CHANGE = 0.01  # of the share of queries inside both shapes in those inside either
 TIES = 2  # codes that another machine may round otherwise
 SHOWN_TOKENS = (1, 4, 16, 64)
 UNLISTED = ("bytes", "within budget")
@@ -62,7 +69,9 @@ UNLISTED = ("bytes", "within budget")
 def main(
     folder: Annotated[Path, typer.Argument(help="Model folder that a training exported.")],
     name: Annotated[str, typer.Argument(help="Name of the model and of its recipe.")],
-    measure: Annotated[Path | None, typer.Option(help="What scripts/open_photos.py or open_speech.py made.")] = None,
+    measure: Annotated[
+        Path | None, typer.Option(help="What scripts/open_photos.py, open_speech.py or open_shapes.py made.")
+    ] = None,
     metrics: Annotated[Path | None, typer.Option(help="Or the JSON of its benchmark.")] = None,
     title: Annotated[str | None, typer.Option(help="What the model is, one line.")] = None,
     notes: Annotated[str | None, typer.Option(help="What a user should know.")] = None,
@@ -76,6 +85,8 @@ def main(
     wall_clock: Annotated[str | None, typer.Option(help="How long it took.")] = None,
     photos: Annotated[Path, typer.Option(help="Pictures to compare the precisions on.")] = ROOT / "docs/assets/photos",
     speech: Annotated[Path, typer.Option(help="Sounds to compare them on.")] = ROOT / "docs/assets/speech",
+    shapes: Annotated[Path, typer.Option(help="Prepared shapes to compare them on.")] = ROOT
+    / "docs/assets/shapes/prepared",
     cards: Annotated[Path, typer.Option(help="Folder of cards.")] = CARDS,
 ) -> None:
     """Write NAME's weights and card."""
@@ -91,7 +102,6 @@ def main(
         "wall-clock": wall_clock,
     }
     model = zoo.load(folder)
-    sound = model.spec.modality == "audio"
     usual = {"command": f"zoo train {name} {BENCHMARKS[model.spec.modality][2]}", "seed": int(recipe.seed)}
     training = usual | old.get("training", {}) | {key: value for key, value in given.items() if value is not None}
     title = title or old.get("title")
@@ -99,7 +109,12 @@ def main(
     if missing:
         raise typer.BadParameter(f"a new card needs {', '.join(missing)}: see --help")
     state = halve(model)
-    change = rounding_of_sound(model, state, speech) if sound else rounding(model, state, photos)
+    if model.spec.modality == "audio":
+        moved = f"the log-mel distance by {rounding_of_sound(model, state, speech):.4f}"
+    elif model.spec.modality == "shape":
+        moved = f"volume IoU by {rounding_of_shape(model, state, shapes):.4f}"
+    else:
+        moved = f"PSNR by {rounding(model, state, photos):.4f} dB"
     packed = save(state, metadata={"format": "pt"})
     if len(packed) > MAX_BYTES:
         raise typer.BadParameter(f"{name} has {len(packed):,} bytes, at most {MAX_BYTES:,} are embedded")
@@ -131,7 +146,6 @@ def main(
         draft.write_bytes(packed)
     with replacing(cards / f"{name}.yaml") as draft:
         draft.write_text(text, "utf-8")
-    moved = f"the log-mel distance by {change:.4f}" if sound else f"PSNR by {change:.4f} dB"
     typer.echo(f"{weights}: {len(packed):,} bytes, sha256 {digest}; half precision moves {moved}")
     typer.echo(f"{cards / name}.yaml: {len(rows)} numbers")
 
@@ -230,8 +244,37 @@ def rounding_of_sound(model: Tokenizer, state: Mapping[str, Tensor], speech: Pat
     return max(changes)
 
 
+@torch.inference_mode()
+def rounding_of_shape(model: Tokenizer, state: Mapping[str, Tensor], shapes: Path) -> float:
+    """Change of the mean volume IoU of prepared shapes through half precision.
+
+    Raises:
+        BadParameter: it is not below 0.01, or there are no shapes.
+    """
+    from zoo.data import ShapeData
+    from zoo.metrics.shapes import VolumeIoU
+
+    rounded = zoo.build(model.config).eval()
+    load_strict(rounded, state, source="half precision")
+    points, channels = model.spec.input_shape
+    placement = model.placement
+    data = ShapeData(
+        str(shapes), points, 1, channels=channels, volume=2048, near=0, placement=placement.kind,
+        extent=placement.extent, val_fraction=0.5, val_size=16, num_workers=0,
+    )  # fmt: skip
+    found = []
+    for item in (model, rounded):
+        iou = VolumeIoU(item.level)
+        for batch in data.val_dataloader():
+            iou.update(item(batch.points, batch.queries).output, batch.values)
+        found.append(float(iou.compute()))
+    if not abs(found[1] - found[0]) < MAX_IOU_CHANGE:
+        raise typer.BadParameter(f"half precision moves volume IoU from {found[0]} to {found[1]} on {shapes}")
+    return abs(found[1] - found[0])
+
+
 def answers(model: Tokenizer, state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """What `zoo verify` is to find: the codes of a sample picture or of a tone, with the weights as they are packed."""
+    """What `zoo verify` is to find: codes of a picture, a tone or an ellipsoid, with the weights as they are packed."""
     spec = model.spec
     if spec.continuous:
         return []
@@ -239,6 +282,8 @@ def answers(model: Tokenizer, state: Mapping[str, Tensor]) -> list[dict[str, Any
     load_strict(rounded, state, source="half precision")
     if spec.modality == "audio":
         given: dict[str, Any] = {"kind": "sine", "frequency": 440, "amplitude": 0.5, "seconds": 1.0}
+    elif spec.modality == "shape":
+        given = {"kind": "ellipsoid", "radii": FlowList([0.9, 0.6, 0.3])}
     else:
         given = {"kind": "sample", "file": "chelsea.png"} | ({"size": [64, 64]} if spec.any_size else {})
     found = asdict(state_answer(rounded, given, "measured: these weights on a CPU", tolerance=TIES))
@@ -322,7 +367,7 @@ class Flow(dict[str, Any]):
     """A mapping written on one line."""
 
 
-class FlowList(list[int]):
+class FlowList(list[Any]):
     """Numbers written side by side."""
 
 

@@ -108,6 +108,8 @@ def describe(given: dict[str, Any]) -> str:
     """An input in words."""
     if given["kind"] == "sine":
         return f"{given['amplitude']:g} * sin(2 pi {given['frequency']:g} t), {given['seconds']:g} s"
+    if given["kind"] == "ellipsoid":
+        return f"an ellipsoid of radii {', '.join(f'{radius:g}' for radius in given['radii'])}"
     return str(given["file"]) + (f" of {given['of']}" if "of" in given else "")
 
 

@@ -21,7 +21,7 @@ PIXELS = 1 << 21  # samples that are filled together
 FAR = torch.iinfo(torch.int64).max
 BRIGHT = (0.72, 0.76, 0.86)  # of the clay
 LIGHT = (-0.45, 0.75, 0.6)  # towards it, in the camera's axes: right, up, backwards
-CREASE = 0.82  # cosine; sharper turns between a triangle and the mean around its corner stay edges
+CREASE = 0.82  # cosine; corners with a triangle that is farther from the mean around them stay sharp
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _nearest(buffer: Tensor, samples: Ints, depths: Floats, numbers: Ints) -> No
 
 
 def _smooth(mesh: Mesh) -> Floats:
-    """(F, 3, 3): a normal at each corner of each triangle, the mean around it unless that turns away too far."""
+    """(F, 3, 3): a normal at each corner of each triangle, the mean around it unless one there turns too far away."""
     cross = mesh.cross()
     flat = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-30)
     _, place = np.unique(mesh.vertices, axis=0, return_inverse=True)
@@ -206,8 +206,9 @@ def _smooth(mesh: Mesh) -> Floats:
     total = np.stack(sums, axis=1)
     mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
     around = mean[faces]
-    close = (around * flat[:, None]).sum(axis=-1, keepdims=True) > CREASE
-    return np.where(close, around, flat[:, None])
+    least = np.ones(len(mean))
+    np.minimum.at(least, faces, (around * flat[:, None]).sum(axis=-1))
+    return np.where((least > CREASE)[faces][..., None], around, flat[:, None])
 
 
 def _develop(drawn: Ints, depths: Floats, normals: Floats | None, axes: Floats, size: int) -> Tensor:

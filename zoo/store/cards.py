@@ -33,7 +33,12 @@ CARDS = ROOT / "checkpoints"
 RECIPES = ROOT / "recipes"
 
 Layout = Literal["reference", "zoo"]
-INPUTS = {"sine": ("frequency", "amplitude", "seconds"), "sample": ("file",), "file": ("file", "of")}
+INPUTS = {
+    "sine": ("frequency", "amplitude", "seconds"),
+    "ellipsoid": ("radii",),
+    "sample": ("file",),
+    "file": ("file", "of"),
+}
 MODALITIES = ("image", "audio", "shape")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -112,8 +117,9 @@ class KnownAnswer:
 
     Attributes:
         input: what goes in: `{kind: sine, frequency: Hz, amplitude, seconds}` at the model's sample rate,
-            `{kind: sample, file: a file of checkpoints/samples}`, or `{kind: file, file: name, of: where it is
-            published}` for a file that the user fetches; of pictures what they are fitted to, `size: [h, w]`.
+            `{kind: ellipsoid, radii: [x, y, z]}` in the model's frame, `{kind: sample, file: a file of
+            checkpoints/samples}`, or `{kind: file, file: name, of: where it is published}` for a file that the user
+            fetches; of pictures what they are fitted to, `size: [h, w]`.
         tokens: the first codes, position by position and codebook by codebook within a position.
         source: who states them.
         count: positions of the whole code; None when only the first codes are known.

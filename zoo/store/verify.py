@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,8 @@ def known_input(tokenizer: Tokenizer, given: dict[str, Any], file: str | Path | 
     """The input of a known answer as a batch of one, (1, *input_shape) in [-1, 1]; arguments as for `verify_answer`."""
     if given["kind"] == "sine":
         return sine(tokenizer, given["frequency"], given["amplitude"], given["seconds"])
+    if given["kind"] == "ellipsoid":
+        return ellipsoid(tokenizer, given["radii"])
     path = SAMPLES / given["file"] if given["kind"] == "sample" else file
     if path is None:
         raise FileNotFoundError(
@@ -105,6 +108,21 @@ def sine(tokenizer: Tokenizer, frequency: float, amplitude: float, seconds: floa
     time = torch.arange(round(seconds * spec.sample_rate), dtype=torch.float64) / spec.sample_rate
     wave = amplitude * torch.sin(2 * math.pi * frequency * time)
     return wave.float().expand(1, spec.input_shape[0], -1)
+
+
+def ellipsoid(tokenizer: Tokenizer, radii: Sequence[float]) -> Tensor:
+    """Points of a spiral around an ellipsoid, with normals where the tokenizer reads them, in its own frame."""
+    spec = tokenizer.spec
+    if spec.modality != "shape":
+        raise ValueError(f"an ellipsoid is an input for shapes; {type(tokenizer).__name__} is for {spec.modality}")
+    count, columns = spec.input_shape
+    step = torch.arange(count, dtype=torch.float64)
+    height, turn = 1 - (2 * step + 1) / count, step * math.pi * (3 - math.sqrt(5))
+    across = (1 - height.square()).sqrt()
+    sphere = torch.stack([across * turn.cos(), across * turn.sin(), height], dim=1)
+    half_axes = torch.tensor(radii, dtype=torch.float64)
+    normals = torch.nn.functional.normalize(sphere / half_axes, dim=1)
+    return torch.cat([sphere * half_axes, normals], dim=1)[None, :, :columns].float()
 
 
 def picture(tokenizer: Tokenizer, path: Path, size: list[int] | None) -> Tensor:
