@@ -36,8 +36,8 @@ def hilbert_index(cells: Tensor, bits: int) -> Tensor:
         turn = torch.where(axes[2] & (1 << level) != 0, turn ^ ((1 << level) - 1), turn)
     index = torch.zeros_like(axes[0])
     for level in range(bits - 1, -1, -1):
-        for axis in axes:
-            index = (index << 1) | ((axis ^ turn) >> level & 1)
+        for coordinate in axes:
+            index = (index << 1) | ((coordinate ^ turn) >> level & 1)
     return index
 
 
