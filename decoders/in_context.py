@@ -129,4 +129,5 @@ def keep_variance(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight)
     else:
         return
-    nn.init.zeros_(module.bias)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
