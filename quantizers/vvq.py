@@ -117,6 +117,8 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); positions where the mask (B, N) is False are in no statistic."""
+        if x.shape[1] == 0:
+            return x
         if self.training:
             self._follow(x.detach(), mask)
         return (x - self.mean) * (self.variance + EPSILON).rsqrt()

@@ -33,6 +33,7 @@ from torch import Tensor
 import zoo
 from zoo.data.audio import AUDIO_SUFFIXES, read_audio
 from zoo.data.images import IMAGE_SUFFIXES, fit, read_image
+from zoo.families import ShapeTokenizer
 from zoo.metrics import psnr
 from zoo.store.build import compose
 from zoo.store.cards import CARDS, card
@@ -111,7 +112,7 @@ def main(
     state = halve(model)
     if model.spec.modality == "audio":
         moved = f"the log-mel distance by {rounding_of_sound(model, state, speech):.4f}"
-    elif model.spec.modality == "shape":
+    elif isinstance(model, ShapeTokenizer):
         moved = f"volume IoU by {rounding_of_shape(model, state, shapes):.4f}"
     else:
         moved = f"PSNR by {rounding(model, state, photos):.4f} dB"
@@ -245,7 +246,7 @@ def rounding_of_sound(model: Tokenizer, state: Mapping[str, Tensor], speech: Pat
 
 
 @torch.inference_mode()
-def rounding_of_shape(model: Tokenizer, state: Mapping[str, Tensor], shapes: Path) -> float:
+def rounding_of_shape(model: ShapeTokenizer, state: Mapping[str, Tensor], shapes: Path) -> float:
     """Change of the mean volume IoU of prepared shapes through half precision.
 
     Raises:
@@ -256,12 +257,14 @@ def rounding_of_shape(model: Tokenizer, state: Mapping[str, Tensor], shapes: Pat
 
     rounded = zoo.build(model.config).eval()
     load_strict(rounded, state, source="half precision")
+    assert isinstance(rounded, ShapeTokenizer)
     points, channels = model.spec.input_shape
     placement = model.placement
     data = ShapeData(
         str(shapes), points, 1, channels=channels, volume=2048, near=0, placement=placement.kind,
         extent=placement.extent, val_fraction=0.5, val_size=16, num_workers=0,
     )  # fmt: skip
+    data.setup("validate")
     found = []
     for item in (model, rounded):
         iou = VolumeIoU(item.level)

@@ -207,3 +207,18 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path, put: Callable[
         next(model.parameters()).flatten()[0] = 1e6
     with pytest.raises(typer.BadParameter, match="beyond float16 in "):
         put(model.save_pretrained(tmp_path / "model"), **FACTS)
+
+
+def test_card_of_a_shape_model(tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    torch.manual_seed(0)
+    folder = zoo.build("vat_tiny").save_pretrained(tmp_path / "model")
+    embed.main(folder=folder, name="vat_tiny", cards=tmp_path, **NOTHING | FACTS)
+    item = card("vat_tiny", tmp_path)
+    (answer,) = item.known_answers
+    assert item.modality == "shape" and answer.input == {"kind": "ellipsoid", "radii": [0.9, 0.6, 0.3]}
+    rounded = zoo.build("vat_tiny").eval()
+    load_strict(rounded, load_file(tmp_path / "weights/vat_tiny.safetensors"), source="a test")
+    assert verify_answer(rounded, answer).passed and answer.count == 127
+    with pytest.raises(ValueError, match="an ellipsoid is an input for shapes"):
+        verify_answer(zoo.build(NAME).eval(), answer)

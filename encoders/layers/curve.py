@@ -25,7 +25,7 @@ def hilbert_index(cells: Tensor, bits: int) -> Tensor:
         bit, low = 1 << level, (1 << level) - 1
         for axis in range(3):
             flip = axes[axis] & bit != 0
-            swap = torch.where(flip, 0, (axes[0] ^ axes[axis]) & low)
+            swap = ((axes[0] ^ axes[axis]) & low).masked_fill(flip, 0)
             axes[0] = axes[0] ^ torch.where(flip, low, swap)
             if axis:
                 axes[axis] = axes[axis] ^ swap
@@ -36,8 +36,8 @@ def hilbert_index(cells: Tensor, bits: int) -> Tensor:
         turn = torch.where(axes[2] & (1 << level) != 0, turn ^ ((1 << level) - 1), turn)
     index = torch.zeros_like(axes[0])
     for level in range(bits - 1, -1, -1):
-        for coordinate in axes:
-            index = (index << 1) | ((coordinate ^ turn) >> level & 1)
+        for cell in axes:
+            index = (index << 1) | ((cell ^ turn) >> level & 1)
     return index
 
 

@@ -48,7 +48,7 @@ def test_any_quantizer_gives_planes_and_values(quantizer: Quantizer) -> None:
         tokens = tokenizer.encode(cloud())
         assert tokens.num_tokens == tokenizer.spec.num_tokens == 48 and tokens.order == "raster"
         field = tokenizer.field(tokens)
-        assert field.state.shape == (2, 3, 8, 8, 8)
+        assert isinstance(field.state, Tensor) and field.state.shape == (2, 3, 8, 8, 8)
         torch.testing.assert_close(field(queries), tokenizer(cloud(), queries).output)
         torch.testing.assert_close(field[1](queries[1:]), field(queries)[1:])
 
