@@ -63,7 +63,7 @@ MAX_CHANGE = 0.05  # dB
 MAX_MEL_CHANGE = 0.01  # of the mean log-mel distance, which is natural logarithms
 MAX_IOU_CHANGE = 0.01  # of the share of queries inside both shapes in those inside either
 TIES = 2  # codes that another machine may round otherwise
-SHOWN_TOKENS = (1, 4, 16, 64)
+SHOWN_TOKENS = (1, 4, 7, 16, 31, 63, 64)
 UNLISTED = ("bytes", "within budget")
 
 
@@ -324,7 +324,7 @@ def measured(path: Path, digest: str) -> list[dict[str, Any]]:
             f"{path} was measured with weights {document['sha256']}, these are {digest}; measure again"
         )
     numbers = document["numbers"]
-    counts = [item["tokens"] for item in numbers]
+    counts = [item["tokens"] for item in numbers if item["codec"] == "tokens"]
     largest = None if None in counts else max(counts)
     fits = {place(item): item["value"] for item in numbers if item["name"] == "within budget"}
     sets = list(dict.fromkeys(item["set"] for item in numbers))
@@ -341,7 +341,7 @@ def wanted(item: Mapping[str, Any], largest: int | None) -> bool:
     """Whether a number is on the card: ours at a few lengths, those of other formats beside the whole code."""
     if item["name"] in UNLISTED:
         return False
-    if item["tokens"] == largest:
+    if item["tokens"] in (largest, None):
         return True
     return item["codec"] == "tokens" and item["tokens"] in SHOWN_TOKENS and not item["name"].startswith("codebook")
 
