@@ -19,10 +19,7 @@ seed is 0 all the same.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
-import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -34,20 +31,16 @@ from typing import Any, get_args
 if __name__ == "__main__":  # a script's folder comes first on the path, where quantizers.py hides the package
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import PIL
 import torch
 from PIL import Image, features
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import zoo
+from benchmarks.report import publish
 from zoo.data.images import from_pil, read_image, to_pil
 from zoo.metrics import Format, codebook_perplexity, codebook_usage, compress, psnr, ssim, thumbnail
 from zoo.objectives import FeaturePerceptual
-from zoo.store.cards import card
-from zoo.store.files import replacing
 from zoo.tokenizer import Tokenizer
 
 __all__ = ["SETS", "HeldOut", "measure", "pictures"]
@@ -197,42 +190,6 @@ def records(
     ]
 
 
-def tables(results: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """One table a set, a row for every codec and number of tokens."""
-    for name in dict.fromkeys(item["set"] for item in results):
-        part = [item for item in results if item["set"] == name]
-        title = f"{name}: {part[0]['data']}; {part[0]['crop']}"
-        table = Table(
-            "tokens", "codec", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False
-        )
-        for _, column, _ in NUMBERS.values():
-            table.add_column(column, justify="right")
-        for count, codec in dict.fromkeys((item["tokens"], item["codec"]) for item in part):
-            row = {item["name"]: item["value"] for item in part if (item["tokens"], item["codec"]) == (count, codec)}
-            cells = [form.format(row[number]) if number in row else "" for number, (_, _, form) in NUMBERS.items()]
-            table.add_row("all" if count is None else str(count), codec, *cells)
-        yield table
-
-
-def weights_file(model: str) -> Path:
-    """The file whose digest ties the numbers to the weights."""
-    return card(model).weights_path if model in zoo.list_models(embedded=True) else Path(model) / "model.safetensors"
-
-
-def setting(device: str) -> dict[str, str | int]:
-    """Versions that the numbers may depend on."""
-    return {
-        "zoo": zoo.__version__,
-        "torch": torch.__version__,
-        "pillow": PIL.__version__,
-        "libjpeg": str(features.version("jpg")),
-        "libwebp": str(features.version("webp")),
-        "device": device,
-        "machine": platform.machine(),
-        "seed": 0,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -256,17 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for held_out in (item for item in SETS if item.name in options.sets):
         images = list(pictures(options.photos / "test" / held_out.name, held_out.shrink, side))
         results += records(held_out, side, len(images), measure(model, images, counts))
-    console = Console(width=120)
-    for table in tables(results):
-        console.print(table, highlight=False)
-        console.print()
-    if options.json is not None:
-        with weights_file(options.model).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        document = {"model": options.model, "sha256": digest, "setting": setting(options.device), "numbers": results}
-        with replacing(options.json) as draft:
-            draft.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        console.print(f"wrote {options.json}")
+    publish(
+        options.model,
+        results,
+        {name: (column, form) for name, (_, column, form) in NUMBERS.items()},
+        options.json,
+        device=options.device,
+        packages={"PIL": "pillow"},
+        libjpeg=str(features.version("jpg")),
+        libwebp=str(features.version("webp")),
+    )
 
 
 if __name__ == "__main__":

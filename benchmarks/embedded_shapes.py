@@ -20,15 +20,11 @@ compression. Its bytes are those of its files. Where DracoPy is not installed, D
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
-import json
-import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +35,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import zoo
+from benchmarks.report import publish
 from zoo.families.shape import ShapeTokenizer
 from zoo.metrics import codebook_perplexity, codebook_usage
 from zoo.metrics.shapes import SurfaceDistance
@@ -51,8 +47,6 @@ from zoo.shapes.meshes import Mesh, read_mesh
 from zoo.shapes.placement import Frame
 from zoo.shapes.prepared import parse_prepared
 from zoo.shapes.sampling import sample_surface
-from zoo.store.cards import card
-from zoo.store.files import replacing
 from zoo.tokens import Tokens
 
 __all__ = ["NUMBERS", "SETS", "HeldOut", "Shape", "draco", "main", "measure"]
@@ -280,48 +274,6 @@ def records(
     ]
 
 
-def tables(results: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """One table a set, a row for every codec and length."""
-    for name in dict.fromkeys(item["set"] for item in results):
-        part = [item for item in results if item["set"] == name]
-        title = f"{name}: {part[0]['data']}; {part[0]['crop']}"
-        table = Table(
-            "codec", "tokens", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False
-        )
-        for column in NUMBERS:
-            table.add_column(column, justify="right")
-        for codec, tokens in dict.fromkeys((item["codec"], item["tokens"]) for item in part):
-            row = {i["name"]: i["value"] for i in part if (i["codec"], i["tokens"]) == (codec, tokens)}
-            shown = str(tokens) if codec == "tokens" else ""
-            table.add_row(codec, shown, *(form.format(row[key]) if key in row else "" for key, form in NUMBERS.items()))
-        yield table
-
-
-def weights_file(model: str) -> Path:
-    """The file whose digest ties the numbers to the weights."""
-    path = card(model).weights_path if model in zoo.list_models(embedded=True) else Path(model) / "model.safetensors"
-    assert path is not None
-    return path
-
-
-def setting(device: str) -> dict[str, str | int]:
-    """Versions that the numbers may depend on."""
-    packages = [name for name in ("DracoPy", "scikit-image", "trimesh") if found(name)]
-    return {
-        "zoo": zoo.__version__,
-        "torch": torch.__version__,
-        **{name: version(name) for name in packages},
-        "device": device,
-        "machine": platform.machine(),
-        "seed": 0,
-    }
-
-
-def found(package: str) -> bool:
-    """Whether a package is installed."""
-    return importlib.util.find_spec({"scikit-image": "skimage"}.get(package, package)) is not None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -340,23 +292,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not isinstance(model, ShapeTokenizer) or model.spec.continuous or model.spec.input_shape[1] not in (3, 6):
         parser.error(f"{options.model} is no tokenizer of clouds with codes")
     bits = list(options.draco)
-    if bits and not found("DracoPy"):
+    if bits and importlib.util.find_spec("DracoPy") is None:
         console.print("Draco is left out: it needs `pip install DracoPy`", highlight=False)
         bits = []
     results: list[dict[str, Any]] = []
     for held_out in (item for item in SETS if item.name in options.sets):
         chosen = list(shapes(options.shapes, held_out, model.spec.input_shape[0], options.every))
         results += records(held_out, len(chosen), measure(model, chosen, bits, options.resolution), options.resolution)
-    for table in tables(results):
-        console.print(table, highlight=False)
-        console.print()
-    if options.json is not None:
-        with weights_file(options.model).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        document = {"model": options.model, "sha256": digest, "setting": setting(options.device), "numbers": results}
-        with replacing(options.json) as draft:
-            draft.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        console.print(f"wrote {options.json}")
+    publish(
+        options.model,
+        results,
+        {name: (name, form) for name, form in NUMBERS.items()},
+        options.json,
+        device=options.device,
+        packages={"DracoPy": "DracoPy", "skimage": "scikit-image", "trimesh": "trimesh"},
+    )
 
 
 if __name__ == "__main__":

@@ -20,15 +20,11 @@ of 1 kbit/s does. Where PyAV is not installed, Opus is left out. Nothing is draw
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import io
-import json
-import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +34,12 @@ if __name__ == "__main__":  # a script's folder comes first on the path, where q
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import zoo
+from benchmarks.report import publish
 from zoo.data.audio import AUDIO_SUFFIXES, read_audio
 from zoo.metrics import DNSMOS, PESQ, STOI, LogMelDistance, codebook_perplexity, codebook_usage
-from zoo.store.cards import card
-from zoo.store.files import replacing
 from zoo.tokenizer import Tokenizer
 from zoo.tokens import Tokens
 
@@ -241,40 +235,6 @@ def records(held_out: HeldOut, sounds: Sequence[Tensor], rate: int, means: dict[
     ]
 
 
-def tables(results: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """One table a set, a row for every codec."""
-    for name in dict.fromkeys(item["set"] for item in results):
-        part = [item for item in results if item["set"] == name]
-        title = f"{name}: {part[0]['data']}; {part[0]['crop']}"
-        table = Table("codec", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for _, column, _ in NUMBERS.values():
-            table.add_column(column, justify="right")
-        for codec in dict.fromkeys(item["codec"] for item in part):
-            row = {item["name"]: item["value"] for item in part if item["codec"] == codec}
-            table.add_row(
-                codec, *(form.format(row[key]) if key in row else "" for key, (_, _, form) in NUMBERS.items())
-            )
-        yield table
-
-
-def weights_file(model: str) -> Path:
-    """The file whose digest ties the numbers to the weights."""
-    return card(model).weights_path if model in zoo.list_models(embedded=True) else Path(model) / "model.safetensors"
-
-
-def setting(device: str) -> dict[str, str | int]:
-    """Versions that the numbers may depend on."""
-    packages = [name for name in ("pystoi", "pesq", "speechmos", "av") if importlib.util.find_spec(name) is not None]
-    return {
-        "zoo": zoo.__version__,
-        "torch": torch.__version__,
-        **{name: version(name) for name in packages},
-        "device": device,
-        "machine": platform.machine(),
-        "seed": 0,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,16 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = HeldOut(held_out.name, held_out.title, options.every or held_out.every)
         sounds = clips(options.speech / "test" / held_out.name, chosen.every, rate)
         results += records(chosen, sounds, rate, measure(model, sounds, rates))
-    for table in tables(results):
-        console.print(table, highlight=False)
-        console.print()
-    if options.json is not None:
-        with weights_file(options.model).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        document = {"model": options.model, "sha256": digest, "setting": setting(options.device), "numbers": results}
-        with replacing(options.json) as draft:
-            draft.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        console.print(f"wrote {options.json}")
+    publish(
+        options.model,
+        results,
+        {name: (column, form) for name, (_, column, form) in NUMBERS.items()},
+        options.json,
+        device=options.device,
+        packages={name: name for name in ("pystoi", "pesq", "speechmos", "av")},
+    )
 
 
 if __name__ == "__main__":
