@@ -180,7 +180,7 @@ known_answers:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: sine", "kind: noise", "one of sine, sample, file"),
+        ("kind: sine", "kind: noise", "one of sine, ellipsoid, sample, file"),
         ("frequency: 440, ", "", "an input of kind sine has frequency, amplitude, seconds"),
         ("seconds: 0.5", "seconds: 0.5, volume: 2", "an input of kind sine has"),
         ("[1, 2, 3]", "[]", "at least one"),
