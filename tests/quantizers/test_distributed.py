@@ -64,7 +64,7 @@ def test_state_is_equal_on_all_ranks(name: str, cases: list[dict[str, Any]]) -> 
 
 
 @pytest.mark.parametrize("scenario", ["ema", "ema_kmeans_revive", "norm_ema", "gradient_kmeans_revive"])
-@pytest.mark.parametrize("prefix", ["", "compiled_"])
+@pytest.mark.parametrize("prefix", ["", pytest.param("compiled_", marks=pytest.mark.slow)])
 def test_codebooks_are_equal_on_all_ranks(prefix: str, scenario: str, tmp_path: Path) -> None:
     if prefix and scenario.startswith("gradient"):
         pytest.skip("compiled data-parallel gradients are the trainer's test")

@@ -53,6 +53,7 @@ def tensors(run: Path) -> dict[str, Any]:
     return {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_twice_equals_uninterrupted(small: list[str], tmp_path: Path, same: Any) -> None:
     options = [*small, "trainer.max_steps=80", "trainer.threads=1", "trainer.log_every=10", "trainer.validate_every=20"]
