@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from zoo.store.build import build
-from zoo.store.cards import RECIPES, Card, cards, list_recipes
+from zoo.store.cards import RECIPES, Card, Metric, cards, list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
@@ -47,13 +47,19 @@ def models() -> str:
             f"`{item.name}`",
             item.title,
             "" if item.params is None else f"{item.params / 1e6:.1f} M",
-            ", ".join(number(metric.name, metric.value) for metric in item.metrics[:1]),
+            first([metric for metric in item.metrics if not metric.measured]),
+            first([metric for metric in item.metrics if metric.measured]),
             item.weights.place,
             item.weights.license,
         )
         for item in cards()
     ]
-    return table(("name", "model", "parameters", "quality", "weights", "licence"), rows)
+    return table(("name", "model", "parameters", "reported", "measured", "weights", "licence"), rows)
+
+
+def first(metrics: Sequence[Metric]) -> str:
+    """The first of some numbers, "" where there is none."""
+    return number(metrics[0].name, metrics[0].value) if metrics else ""
 
 
 def families() -> str:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 from torchmetrics import Metric
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 from zoo.metrics import DNSMOS, PESQ, SISDR, STOI, LogMelDistance
+from zoo.metrics.audio import SDR, MelDistance, STFTDistance, WaveformDistance
+from zoo.metrics.delay import best_delay, shifted
 
+ROOT = Path(__file__).parents[2]
 RATE = 16000
 
 
@@ -45,7 +53,15 @@ def once(metric: Metric, output: Tensor, target: Tensor) -> float:
     return float(metric.compute())
 
 
-METRICS: dict[str, Callable[[], Metric]] = {"mel": lambda: LogMelDistance(RATE), "sisdr": lambda: SISDR(RATE)}
+METRICS: dict[str, Callable[[], Metric]] = {
+    "mel": lambda: LogMelDistance(RATE),
+    "mel_dac": lambda: MelDistance(RATE),
+    "stft": lambda: STFTDistance(RATE),
+    "sisdr": lambda: SISDR(RATE),
+    "aligned": lambda: SISDR(RATE, window=0.002),
+    "sdr": lambda: SDR(RATE, rate=8000),
+    "waveform": lambda: WaveformDistance(RATE),
+}
 
 
 def test_log_mel_distance_is_that_of_torchaudio() -> None:
@@ -64,6 +80,166 @@ def test_sisdr_is_that_of_torchmetrics() -> None:
     y = x + 0.3 * noise(4, 1, 3000, seed=1)
     expected = scale_invariant_signal_distortion_ratio(y, x, zero_mean=True).mean()
     assert once(SISDR(RATE), y, x) == pytest.approx(float(expected), abs=1e-3)
+
+
+@given(delay=st.integers(-40, 40), gain=st.sampled_from([1.0, 0.3, -2.0]), seed=st.integers(0, 100))
+def test_any_delay_is_found_and_undone(delay: int, gain: float, seed: int) -> None:
+    x = noise(1, 3000, seed=seed)
+    late = gain * torch.roll(x, delay, -1)
+    if delay:
+        late[:, :delay] = 0 if delay > 0 else late[:, :delay]
+    assert best_delay(late, x, 40).tolist() == [delay]
+    ours, theirs = shifted(late, x, delay)
+    torch.testing.assert_close(ours, gain * theirs)
+
+
+def test_best_delay_is_where_scipy_correlates_most() -> None:
+    signal = pytest.importorskip("scipy.signal")
+    x = noise(4, 2000)
+    y = torch.roll(x, 13, -1) + 0.5 * noise(4, 2000, seed=1)
+    for ours, theirs, delay in zip(y.numpy(), x.numpy(), best_delay(y, x, 30).tolist(), strict=True):
+        products = signal.correlate(ours, theirs, "full")
+        lags = signal.correlation_lags(len(ours), len(theirs), "full")
+        assert delay == lags[np.abs(products).argmax()] == 13
+    assert best_delay(torch.zeros(1, 50), noise(1, 50), 20).tolist() == [0]
+
+
+def test_an_early_codec_is_not_charged_for_it() -> None:
+    """Eight samples early, as DAC at 16 kHz: tens of dB lost, or none where the delay is undone."""
+    x = babble(1)
+    early = torch.nn.functional.pad(x[..., 8:], (0, 8)) + 0.01 * noise(*x.shape, seed=2)
+    plain, aligned = once(SISDR(RATE), early, x), once(SISDR(RATE, window=0.001), early, x)
+    expected = scale_invariant_signal_distortion_ratio(early[..., :-8], x[..., 8:], zero_mean=True)
+    assert aligned == pytest.approx(float(expected), abs=1e-3) and aligned > plain + 15
+    assert once(SISDR(RATE, window=0.0001), early, x) < aligned - 15  # out of reach
+    with pytest.raises(ValueError, match="window is 0"):
+        SISDR(RATE, window=-1)
+
+
+def test_sdr_is_a_ratio_of_powers() -> None:
+    x = noise(3, 1, 2000)
+    found = once(SDR(RATE), 0.9 * x, x)
+    assert found == pytest.approx(20, abs=1e-4)
+    assert once(SDR(RATE), x, x) == pytest.approx(100)
+    metric = SDR(RATE)
+    metric.update(x, torch.zeros_like(x))
+    assert metric.skipped == 3
+
+
+@pytest.mark.parametrize(
+    ("scales", "windows", "bands"),
+    [
+        ("dac", (32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320)),
+        ("codec_superb", (2048, 512), (150, 80)),
+    ],
+)
+def test_mel_distances_are_those_of_librosa(scales: str, windows: tuple[int, ...], bands: tuple[int, ...]) -> None:
+    librosa = pytest.importorskip("librosa")
+    x, y = noise(2, 1, 6000), noise(2, 1, 6000, seed=1)
+    expected = 0.0
+    for window, count in zip(windows, bands, strict=True):
+        with np.errstate(all="ignore"):
+            filters = librosa.filters.mel(sr=RATE, n_fft=window, n_mels=count)
+        spectra = [
+            filters @ np.abs(librosa.stft(z[:, 0].numpy(), n_fft=window, hop_length=window // 4, pad_mode="reflect"))
+            for z in (x, y)
+        ]
+        logs = [np.log10(np.maximum(spectrum, 1e-5)) for spectrum in spectra]
+        power = 2 if scales == "codec_superb" else 1
+        expected += power * np.abs(logs[0] - logs[1]).mean()
+        expected += np.abs(spectra[0] - spectra[1]).mean() if scales == "codec_superb" else 0
+    assert once(MelDistance(RATE, scales), y, x) == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_distances_of_spectra_and_samples_by_numpy() -> None:
+    x, y = noise(2, 1, 6000), noise(2, 1, 6000, seed=1)
+    expected = 0.0
+    for window in (2048, 512):
+        taps = np.hanning(window + 1)[:-1]
+        ours, theirs = (
+            np.abs(np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, window, 1)[:, :: window // 4] * taps))
+            for padded in (np.pad(z[:, 0].numpy(), ((0, 0), (window // 2,) * 2), "reflect") for z in (y, x))
+        )
+        expected += 2 * np.abs(np.log10(np.maximum(ours, 1e-5)) - np.log10(np.maximum(theirs, 1e-5))).mean()
+        expected += np.abs(ours - theirs).mean()
+    assert once(STFTDistance(RATE), y, x) == pytest.approx(expected, rel=1e-4)
+    assert once(WaveformDistance(RATE), y, x) == pytest.approx(float((y - x).abs().mean()), rel=1e-6)
+    with pytest.raises(ValueError, match="dac, codec_superb"):
+        MelDistance(RATE, "other")  # type: ignore[arg-type]
+
+
+def test_another_rate_is_resampled_to() -> None:
+    from torchaudio.functional import resample
+
+    x, y = noise(2, 1, 6000), noise(2, 1, 6000, seed=1)
+    half = [resample(z, RATE, 8000) for z in (y, x)]
+    assert once(SDR(RATE, rate=8000), y, x) == pytest.approx(once(SDR(8000), *half), abs=1e-6)
+    assert SDR(RATE, rate=8000).details() == {"rate": 8000}
+
+
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from zoo.metrics.audio import SISDR, PitchAgreement, WordErrorRate
+from zoo.metrics.pitch import YIN
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+x, y = torch.load(f"{folder}/sounds.pt")
+found = []
+for used in (3, 1):  # in the second epoch, rank 1 sees nothing
+    words = WordErrorRate(16000, lambda z: "a b" if z[0] > 0 else "a")
+    metrics = [SISDR(16000, window=0.001), PitchAgreement(16000, YIN()), words]
+    for row in range(rank, used, 2):
+        for metric in metrics:
+            metric.update(y[row : row + 1], x[row : row + 1])
+    found.append([metric.compute() for metric in metrics])
+torch.save(found, f"{folder}/rank{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_measure_together(tmp_path: Path) -> None:
+    from zoo.metrics.audio import PitchAgreement, WordErrorRate
+    from zoo.metrics.pitch import YIN
+
+    x = torch.cat([babble(0.5, seed=seed) for seed in range(3)])
+    y = x + 0.05 * noise(*x.shape, seed=3)
+    torch.save((x, y), tmp_path / "sounds.pt")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RANK]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
+    try:
+        assert [rank.wait(240) for rank in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
+    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for epoch, used in enumerate((3, 1)):
+        alone: list[Metric] = [SISDR(RATE, window=0.001), PitchAgreement(RATE, YIN())]
+        alone.append(WordErrorRate(RATE, lambda z: "a b" if z[0] > 0 else "a"))  # type: ignore[arg-type]
+        for number, metric in enumerate(alone):
+            metric.update(y[:used], x[:used])
+            for rank in range(2):
+                torch.testing.assert_close(
+                    found[rank][epoch][number], metric.compute(), rtol=1e-12, atol=1e-12, equal_nan=True
+                )
+
+
+def test_a_batch_that_fails_counts_nothing() -> None:
+    """So that it can be given anew, item by item."""
+
+    class Fragile(WaveformDistance):
+        def score(self, output: Tensor, target: Tensor) -> Tensor:
+            if output.shape[-1] == 50:
+                raise RuntimeError("no")
+            return super().score(output, target)
+
+    metric = Fragile(RATE)
+    with pytest.raises(RuntimeError, match="no"):
+        metric.update(noise(2, 1, 100), noise(2, 1, 100), torch.tensor([100, 50]))
+    assert metric.count == 0 and metric.total == 0
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import zoo.metrics.usage
-from zoo.metrics import CodeStatistics, codebook_perplexity, codebook_usage
+import zoo.metrics.tables
+from zoo.metrics import CodeStatistics, alphabets, codebook_perplexity, codebook_usage, miller_madow
+from zoo.tokens import Tokens
 
 ROOT = Path(__file__).parents[2]
 HUGE = 2**40
-NAMES = {"positions", "usage", "entropy", "perplexity", "codebook_usage", "codebook_entropy", "codebook_perplexity"}
+MEANS = ("usage", "entropy", "entropy_corrected", "coverage", "perplexity")
+NAMES = {"positions", *MEANS, *(f"codebook_{name}" for name in MEANS)}
 
 
 def draw(sizes: tuple[int, ...], batch: int, tokens: int, seed: int) -> Tensor:
@@ -52,8 +54,12 @@ def test_equals_one_count_of_all_codes(sizes: tuple[int, ...], batches: list[int
         torch.testing.assert_close(found["codebook_usage"][book], torch.tensor(len(counts) / size).double())
         torch.testing.assert_close(found["codebook_entropy"][book], bits, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(found["codebook_perplexity"][book], 2**bits)
+        corrected = min(float(bits) + (len(counts) - 1) / (2 * len(seen) * math.log(2)), math.log2(size))
+        assert float(found["codebook_entropy_corrected"][book]) == pytest.approx(corrected, rel=1e-9, abs=1e-9)
+        once = int((counts == 1).sum())
+        assert float(found["codebook_coverage"][book]) == pytest.approx(1 - once / len(seen))
         assert 0 <= bits <= math.log2(max(size, 1)) + 1e-9
-    for name in ("usage", "entropy", "perplexity"):
+    for name in MEANS:
         torch.testing.assert_close(found[name], torch.stack(found[f"codebook_{name}"]).mean())
 
 
@@ -77,7 +83,7 @@ def test_padding_is_not_counted(sizes: tuple[int, ...]) -> None:
         assert by_mask.compute()[name] == by_lengths.compute()[name] == value, name
     by_mask.reset()
     by_mask.update(indices, mask=torch.zeros_like(mask))
-    assert all(by_mask.compute()[name] == 0 for name in ("positions", "usage", "entropy", "perplexity"))
+    assert all(by_mask.compute()[name] == 0 for name in ("positions", *MEANS))
 
 
 def test_reset_and_copies() -> None:
@@ -100,7 +106,7 @@ def test_value_of_a_batch_while_the_epoch_goes_on() -> None:
 
 
 def test_memory_of_a_large_codebook_follows_its_distinct_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo.metrics.usage, "_PENDING", 64)
+    monkeypatch.setattr(zoo.metrics.tables, "PENDING", 64)
     metric = CodeStatistics([HUGE])
     for step in range(50):
         metric.update(draw((100,), 2, 40, step) * 10**9)
@@ -124,6 +130,35 @@ def test_wrong_input_is_explained() -> None:
     with pytest.raises(ValueError, match=r"lengths \(2,\), got \(3,\)"):
         metric.update(indices, lengths=torch.tensor([1, 1, 1]))
     assert not metric.compute()["positions"], "a refused batch leaves no trace"
+
+
+@pytest.mark.parametrize("count", [8_192, 32_768, 200_000])
+def test_correction_of_miller_and_madow(count: int) -> None:
+    """A uniform codebook of 4096 carries 12 bits; counting alone is 0.4, 0.09 and 0.015 too low."""
+    codes = torch.randint(4096, (count,), generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(codes, minlength=4096)
+    plain = -(counts / count)[counts > 0].mul((counts / count)[counts > 0].log2()).sum()
+    assert 12 - float(plain) > 0.01
+    assert abs(12 - float(miller_madow(counts))) < abs(12 - float(plain)) / 4
+
+
+def test_scales_with_codebooks_of_their_own_are_kept_apart() -> None:
+    indices = torch.tensor([[[0], [0], [1], [2], [3]]])
+    tokens = Tokens(indices, (4,), scales=(1, 4), distinct_scales=True, order="scales")
+    metric = CodeStatistics(alphabets(tokens))
+    metric.update(tokens)
+    found = metric.compute()
+    assert found["codebook_usage"] == (0.25, 1.0) and found["positions"] == 5
+    shared = CodeStatistics((4,))
+    shared.update(Tokens(indices, (4,), torch.tensor([3])))
+    assert shared.compute()["usage"] == 0.5
+
+
+def test_codebooks_that_were_left_out_do_not_lower_the_mean() -> None:
+    metric = CodeStatistics((4, 4))
+    metric.update(Tokens(torch.tensor([[[0, 1], [1, 1]]]), (4, 4)).keep_codebooks(1))
+    found = metric.compute()
+    assert found["usage"] == 0.5 and found["codebook_usage"] == (0.5, 0.0)
 
 
 RANK = """

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, curve, doctor, models, prepare, reconstruct, train, verify
+from zoo.cli import convert, curve, doctor, evaluate, gfid, models, prepare, probe, reconstruct, report, train, verify
 
 __all__ = ["app", "main"]
 
@@ -25,7 +25,11 @@ app.command("tokenize")(convert.tokenize)
 app.command("detokenize")(convert.detokenize)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("curve")(curve.curve)
+app.command("gfid")(gfid.gfid)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("prepare-meshes")(prepare.prepare_meshes)
+app.command("probe")(probe.probe)
 app.command("train")(train.train)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

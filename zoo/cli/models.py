@@ -135,6 +135,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     from zoo.spec import TokenizerSpec
+    from zoo.store.cards import Metric
 
     console = Console()
     console.print(f"[bold]{facts['name']}[/]  {facts.get('title', '')}".rstrip(), highlight=False)
@@ -146,10 +147,12 @@ def _print_facts(facts: dict[str, Any]) -> None:
     console.print(table, highlight=False)
     if facts.get("metrics"):
         metrics = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("metric", "value", "data", "crop", "origin"):
-            metrics.add_column(column, justify="right" if column == "value" else "left")
-        for item in facts["metrics"]:
-            metrics.add_row(item["name"], f"{item['value']:g}", item["data"], item["crop"] or "", item["origin"])
+        for column in ("metric", "reported", "measured", "data", "crop", "origin"):
+            metrics.add_column(column, justify="right" if column in ("reported", "measured") else "left")
+        for item in (Metric(**numbers) for numbers in facts["metrics"]):
+            value = f"{item.value:g}"
+            columns = ("", value) if item.measured else (value, "")
+            metrics.add_row(item.name, *columns, item.data, item.crop or "", item.source)
         console.print()
         console.print(metrics, highlight=False)
     if facts.get("notes"):

@@ -211,7 +211,7 @@ def precision(tokenizer: Tokenizer, dtype: DtypeName) -> AbstractContextManager[
     return torch.autocast(tokenizer.device.type, dtype=getattr(torch, dtype.value))
 
 
-def token_counts(text: str) -> list[int]:
+def token_counts(text: str, option: str = "--tokens") -> list[int]:
     """What `--tokens 4,16,64` means.
 
     Raises:
@@ -220,9 +220,9 @@ def token_counts(text: str) -> list[int]:
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"--tokens expects numbers such as 4,16,64, got {text!r}") from error
+        raise ValueError(f"{option} expects numbers such as 4,16,64, got {text!r}") from error
     if min(counts) < 1:
-        raise ValueError(f"--tokens must be at least 1, got {text}")
+        raise ValueError(f"{option} must be at least 1, got {text}")
     return counts
 
 

@@ -205,8 +205,8 @@ def _t5(name: str, revision: str | None) -> tuple[Any, Any]:
     except ImportError as error:
         raise RuntimeError(_missing(f"the text tower {name}", "transformers")) from error
     try:
-        net = T5EncoderModel.from_pretrained(name, revision=revision)
-        tokenize = AutoTokenizer.from_pretrained(name, revision=revision)
+        net = T5EncoderModel.from_pretrained(name, revision=revision or "main")
+        tokenize = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise RuntimeError(_absent(f"the text tower {name}", error)) from error
     return net.float().eval().requires_grad_(False), tokenize

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["codebook_perplexity", "codebook_usage"]
+__all__ = ["codebook_perplexity", "codebook_usage", "coverage", "miller_madow"]
 
 
 def codebook_usage(indices: Tensor, size: int) -> Tensor:
@@ -38,6 +40,38 @@ def codebook_perplexity(indices: Tensor, size: int) -> Tensor:
         ValueError: no indices, or one outside [0, size).
     """
     return entropy_of(_counts(indices, size)).exp()
+
+
+def miller_madow(counts: Tensor, size: int | None = None) -> Tensor:
+    """Entropy in bits with the correction of Miller (1955) and Madow: plug-in + (entries seen - 1) / (2 n ln 2).
+
+    Counting n codes makes the entropy look too small, by 0.1 bits for 32 768 codes of a uniform codebook of 4096.
+
+    Args:
+        counts: of each entry, any shape; entries that do not occur may be left out.
+        size: entries of the codebook; no estimate is above log2(size).
+
+    Returns:
+        () float64; 0 where nothing was counted.
+    """
+    total, seen = counts.sum().clamp_min(1), (counts > 0).sum()
+    bits = (entropy_of(counts.flatten()) + (seen - 1).clamp_min(0).double() / (2 * total)) / math.log(2)
+    return bits if size is None else bits.clamp_max(math.log2(size))
+
+
+def coverage(counts: Tensor) -> Tensor:
+    """How much of a distribution a sample has seen (Good 1953): 1 - entries that came once / codes counted.
+
+    The probability that the next code is one that was seen before. Far below 1, entropies describe the sample.
+
+    Args:
+        counts: of each entry, any shape; entries that do not occur may be left out.
+
+    Returns:
+        () float64 in [0, 1]; 0 where nothing was counted.
+    """
+    total = counts.sum()
+    return (total - (counts == 1).sum()).double() / total.clamp_min(1)
 
 
 def usage_of(counts: Tensor, size: int) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoders.layers.mel_filters import mel_filters
+from zoo.metrics.recordings import RecordingMean, require
+from zoo.metrics.weights import digest_of
 
-__all__ = ["opinion_scores"]
+__all__ = ["DNSMOS", "opinion_scores"]
 
 RATE = 16000
 WINDOW = int(9.01 * RATE)
@@ -24,6 +26,37 @@ FITS = (
     (-0.13166888, 1.60915514, -0.39604546),
 )
 MELS, N_FFT, HOP = 120, 321, 160
+
+
+class DNSMOS(RecordingMean):
+    """Opinion scores of speech, 1 to 5, predicted from the output alone (arXiv 2010.15258, 2110.01763).
+
+    `compute` gives "overall", "signal" and "background" (P.835) and "p808". The networks are those inside the package
+    `speechmos`; they read windows of 9.01 s, one second apart, of what was resampled to 16 kHz, and shorter recordings
+    repeated. Targets are not looked at.
+
+    Args:
+        sample_rate: Hz.
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        ModuleNotFoundError: speechmos or onnxruntime is not installed.
+    """
+
+    higher_is_better = True
+    names = ("overall", "signal", "background", "p808")
+
+    def __init__(self, sample_rate: int, **kwargs: Any) -> None:
+        require("DNSMOS", "speech", "speechmos", "onnxruntime")
+        super().__init__(sample_rate, rate=RATE, **kwargs)
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scores of each recording: (R, T) -> (R, 4)."""
+        return opinion_scores(output)
+
+    def details(self) -> dict[str, Any]:
+        """The rate, and the digests of the networks."""
+        return {**super().details(), "sha256": {path.name: digest_of(path) for path in _files()}}
 
 
 def opinion_scores(x: Tensor) -> Tensor:
@@ -80,16 +113,17 @@ def _filters() -> Tensor:
 def _networks() -> tuple[Any, Any]:
     import onnxruntime
 
-    # Found, not imported: the package's own code needs librosa, which these networks do not.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    found = [onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in _files()]
+    return found[0], found[1]
+
+
+def _files() -> tuple[Path, Path]:
+    """Found, not imported: the package's own code needs librosa, which these networks do not."""
     place = importlib.util.find_spec("speechmos")
     if place is None or not place.submodule_search_locations:
         raise ModuleNotFoundError("DNSMOS needs speechmos: pip install tokenizer-zoo[speech]")
     folder = Path(next(iter(place.submodule_search_locations))) / "dnsmos_models"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    found = [
-        onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-        for name in ("sig_bak_ovr.onnx", "model_v8.onnx")
-    ]
-    return found[0], found[1]
+    return folder / "sig_bak_ovr.onnx", folder / "model_v8.onnx"

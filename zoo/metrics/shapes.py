@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-__all__ = ["SurfaceDistance", "VolumeIoU", "nearest", "sampling_floor"]
+__all__ = ["SurfaceDistance", "SurfaceFidelity", "VolumeIoU", "nearest", "sampling_floor"]
 
 PAIRS = 1 << 24  # distances held at a time where there is no tree
+FRAME = "the original's bounding box fills [-1, 1] along its longest side"
 
 
 class ShapeMean(Metric):
@@ -140,7 +141,7 @@ class SurfaceDistance(ShapeMean):
         thresholds: Sequence[float] = (0.01, 0.02, 0.05),
         *,
         normals: bool = False,
-        frame: str = "the original's bounding box fills [-1, 1] along its longest side",
+        frame: str = FRAME,
         **kwargs: Any,
     ) -> None:
         if points < 1 or not all(threshold > 0 for threshold in thresholds):
@@ -199,6 +200,62 @@ class SurfaceDistance(ShapeMean):
             there, back = (a * b[theirs]).sum(1), (b * a[ours]).sum(1)
             numbers += [(there.abs().mean() + back.abs().mean()) / 2, (there.mean() + back.mean()) / 2]
         return torch.stack(numbers)
+
+
+class SurfaceFidelity(SurfaceDistance):
+    """`SurfaceDistance` with the sampling floor of the same shapes beside it.
+
+    Args:
+        points, thresholds, normals, frame: as there.
+        keep: the names that `compute` gives; None for all.
+        **kwargs: of `torchmetrics.Metric`.
+
+    Attributes:
+        floor: after `compute`, what the originals get against another sampling of themselves, by the same names.
+
+    Raises:
+        ValueError: a name of `keep` that there is not.
+    """
+
+    floor_total: Tensor
+    floor_count: Tensor
+
+    def __init__(
+        self,
+        points: int = 100_000,
+        thresholds: Sequence[float] = (0.01, 0.02, 0.05),
+        *,
+        normals: bool = False,
+        frame: str = FRAME,
+        keep: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(points, thresholds, normals=normals, frame=frame, **kwargs)
+        self.keep = self.names if keep is None else tuple(keep)
+        if unknown := set(self.keep) - set(self.names):
+            raise ValueError(f"SurfaceFidelity has {', '.join(self.names)}; not {', '.join(sorted(unknown))}")
+        self.floor: dict[str, float] = {}
+        self.add_state("floor_total", torch.zeros(len(self.names), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("floor_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, output: Tensor, target: Tensor, again: Tensor) -> None:  # type: ignore[override]
+        """Measure a batch.
+
+        Args:
+            output, target: as `SurfaceDistance.update`.
+            again: the originals sampled a second time.
+        """
+        super().update(output, target)
+        for pair in zip(again, target, strict=True):
+            self.floor_total += self.score(*pair)
+            self.floor_count += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over the shapes by the names that are kept; fills `floor`, of all ranks."""
+        means, floor = super().compute(), (self.floor_total / self.floor_count).tolist()
+        self.floor = {name: value for name, value in zip(self.names, floor, strict=True) if name in self.keep}
+        return {name: means[name] for name in self.keep}
 
 
 def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
-from zoo.metrics.codes import check_range, entropy_of, usage_of
+from zoo.metrics.codes import check_range, coverage, entropy_of, miller_madow, usage_of
+from zoo.metrics.strands import strands
+from zoo.metrics.tables import TableMetric
+from zoo.tokens import Tokens
 
 __all__ = ["CodeStatistics"]
 
 LARGEST_DENSE = 2**24
-_PENDING = 2**16
 
 
-class CodeStatistics(Metric):
+class CodeStatistics(TableMetric):
     """Usage, perplexity and entropy of the codes seen since the last reset, exact whatever the batches and ranks.
 
     Integer counts are added up, never ratios of batches. A codebook of up to 2**24 entries has a count for each, 8
@@ -28,19 +28,20 @@ class CodeStatistics(Metric):
     far (up to twice that between two merges), which the ranks exchange at `compute`: as exact, and at worst as large as
     the epoch.
 
+    Usage is the share of entries that occur at all, as TiTok and SEED-Voken report it. VAR's number of that name is
+    another: entries whose moving average of hits is at least 0.08 of a uniform share.
+
     Args:
-        codebook_sizes: entries of each of the Q codebooks.
+        codebook_sizes: entries of each of the Q codebooks; `zoo.metrics.alphabets(spec)` for scales with codebooks of
+            their own.
         **kwargs: of `torchmetrics.Metric`, such as `sync_on_compute`.
 
     Raises:
         ValueError: no codebook, or one without entries.
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-
     counts: Tensor
+    positions: Tensor
     codebook_sizes: tuple[int, ...]
 
     def __init__(self, codebook_sizes: Sequence[int], **kwargs: Any) -> None:
@@ -55,30 +56,38 @@ class CodeStatistics(Metric):
         self._starts = list(accumulate(dense, initial=0))
         self._sparse = [book for book, size in enumerate(dense) if size == 0]
         self.add_state("counts", torch.zeros(self._starts[-1], dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("positions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         for book in self._sparse:
-            self.add_state(_state(book), [], dist_reduce_fx="cat")
-        self._open()
+            self.add_table(_state(book), 1)
 
-    def update(self, indices: Tensor, mask: Tensor | None = None, lengths: Tensor | None = None) -> None:
+    def update(self, codes: Tensor | Tokens, mask: Tensor | None = None, lengths: Tensor | None = None) -> None:
         """Count a batch.
 
         Args:
-            indices: (B, N, Q) int64.
-            mask: (B, N) bool, False for padding, which is not counted.
+            codes: `Tokens`, whose padding is not counted and whose scales are kept apart where they have codebooks of
+                their own; or (B, N, Q) int64.
+            mask: (B, N) bool, False for padding, which is not counted; for indices only.
             lengths: (B,) int64, valid positions of each item from the front, in place of a mask (`Tokens.lengths`).
 
         Raises:
             ValueError: wrong shapes, both mask and lengths, or an index outside its codebook.
         """
-        rows = self._rows(indices.detach(), mask, lengths).to(self.counts.device)
+        if isinstance(codes, Tokens):
+            parts = [(strand.book, strand.flat) for strand in strands(codes, self.codebook_sizes)]
+            positions = codes.mask.sum()
+        else:
+            rows = self._rows(codes.detach(), mask, lengths)
+            parts = list(enumerate(rows.unbind(1)))
+            positions = torch.tensor(len(rows))
+            for book, column in parts:
+                check_range(column, self.codebook_sizes[book])
+        self.positions += positions.to(self.positions.device)
         dense = []
-        for book, size in enumerate(self.codebook_sizes):
-            column = rows[:, book]
-            check_range(column, size)
+        for book, column in parts:
             if book in self._sparse:
-                self._add(_state(book), column)
+                self.count(_state(book), column)
             else:
-                dense.append(column + self._starts[book])
+                dense.append(column.to(self.counts.device) + self._starts[book])
         if dense:
             self.counts += torch.bincount(torch.cat(dense), minlength=len(self.counts))
 
@@ -86,32 +95,26 @@ class CodeStatistics(Metric):
         """What the codes of all ranks say.
 
         Returns:
-            `positions`: () int64, positions counted. `usage`, share of the entries that occur, in [0, 1]; `entropy`,
-            bits a code carries, in [0, log2(size)]; `perplexity`, 2**entropy, in [1, size]: () float64 averaged over
-            codebooks, and as `codebook_usage`, `codebook_entropy` and `codebook_perplexity` Q of them. All are 0 where
-            nothing was counted.
+            `positions`: () int64, positions counted, with which every entropy belongs together. `usage`, share of the
+            entries that occur, in [0, 1]; `entropy`, bits a code carries, in [0, log2(size)]; `entropy_corrected`, the
+            same after `miller_madow`; `coverage`, how much of the codes' distribution was seen at all, in [0, 1];
+            `perplexity`, 2**entropy, in [1, size]: () float64 averaged over the codebooks that were used at all, and as
+            `codebook_usage`, `codebook_entropy` and so on, one for each. All are 0 where nothing was counted.
         """
         counts = [self._counts_of(book) for book in range(len(self.codebook_sizes))]
-        positions = counts[0].sum()
-        usage = [usage_of(part, size) for part, size in zip(counts, self.codebook_sizes, strict=True)]
+        sized = list(zip(counts, self.codebook_sizes, strict=True))
         nats = [entropy_of(part) for part in counts]
         found = {
-            "usage": usage,
+            "usage": [usage_of(part, size) for part, size in sized],
             "entropy": [entropy / math.log(2) for entropy in nats],
-            "perplexity": [entropy.exp() * (positions > 0) for entropy in nats],
+            "entropy_corrected": [miller_madow(part, size) for part, size in sized],
+            "coverage": [coverage(part) for part in counts],
+            "perplexity": [entropy.exp() * bool(part.sum() > 0) for part, entropy in zip(counts, nats, strict=True)],
         }
-        means = {name: torch.stack(values).mean() for name, values in found.items()}
-        return {"positions": positions, **means, **{f"codebook_{name}": tuple(part) for name, part in found.items()}}
-
-    def reset(self) -> None:
-        """Forget everything counted."""
-        super().reset()
-        self._open()
-
-    def _open(self) -> None:
-        """Start the lists of large codebooks with no rows: an empty list would be synchronised as float32."""
-        for book in self._sparse:
-            getattr(self, _state(book)).append(torch.zeros(0, 2, dtype=torch.int64, device=self.counts.device))
+        seen = torch.stack([part.sum() > 0 for part in counts])
+        means = {name: (torch.stack(values) * seen).sum() / seen.sum().clamp_min(1) for name, values in found.items()}
+        kept = {f"codebook_{name}": tuple(part) for name, part in found.items()}
+        return {"positions": self.positions.clone(), **means, **kept}
 
     def _rows(self, indices: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         books = len(self.codebook_sizes)
@@ -131,24 +134,11 @@ class CodeStatistics(Metric):
             )
         return indices.long()[mask]
 
-    def _add(self, state: str, codes: Tensor) -> None:
-        rows = getattr(self, state)
-        rows.append(torch.stack(codes.unique(return_counts=True), dim=1))
-        if sum(len(part) for part in rows[1:]) >= max(len(rows[0]), _PENDING):
-            setattr(self, state, [_merged(rows)])
-
     def _counts_of(self, book: int) -> Tensor:
         if book in self._sparse:
-            return _merged(getattr(self, _state(book)))[:, 1]
+            return self.table(_state(book))[:, 1]
         return self.counts[self._starts[book] : self._starts[book + 1]]
 
 
 def _state(book: int) -> str:
     return f"rows_{book}"
-
-
-def _merged(rows: Tensor | list[Tensor]) -> Tensor:
-    """Rows (code, count), several for a code, to one for each code (U, 2)."""
-    codes, counts = dim_zero_cat(rows).unbind(1)
-    distinct, place = codes.unique(return_inverse=True)
-    return torch.stack((distinct, torch.zeros_like(distinct).index_add_(0, place, counts)), dim=1)

@@ -102,13 +102,29 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number with the protocol that produced it."""
+    """One number with the protocol that produced it.
+
+    Attributes:
+        data: what it was measured on.
+        origin: "reported: " and who says so, or "measured: " and the command or file of this project that shows it.
+        crop: how the data were prepared.
+    """
 
     name: str
     value: float
     data: str
     origin: str
     crop: str | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether this project measured it, instead of quoting somebody."""
+        return self.origin.startswith("measured: ")
+
+    @property
+    def source(self) -> str:
+        """What the origin says without its first word."""
+        return self.origin.partition(": ")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +362,9 @@ def _check(item: Card) -> None:
     for digest in (weights.sha256, *(part.sha256 for part in weights.parts.values())):
         if digest is not None and not SHA256.fullmatch(str(digest)):
             raise ValueError(f"a sha256 of weights is 64 lower-case hexadecimal digits, got {digest!r}")
+    for metric in item.metrics:
+        if not metric.origin.startswith(("reported: ", "measured: ")) or not metric.source:
+            raise ValueError(f"{metric.name} has an origin 'reported: WHO' or 'measured: HOW', got {metric.origin!r}")
     if weights.parts and (weights.hub is None or weights.embedded or weights.sha256 is not None):
         raise ValueError("weights in parts lie on a hub, are not embedded, and each part has its own sha256")
     if item.params is not None and not isinstance(item.params, int):

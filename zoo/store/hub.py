@@ -12,7 +12,9 @@ __all__ = ["fetch"]
 ADVICE = "check the network and HF_ENDPOINT, or set ZOO_HUB to a folder with org/name/file"
 
 
-def fetch(repo: str, file: str, *, revision: str | None = None, offline: bool | None = None) -> Path:
+def fetch(
+    repo: str, file: str, *, revision: str | None = None, offline: bool | None = None, space: bool = False
+) -> Path:
     """Path of a hub file, downloaded once and kept in the hub's cache; a connection that breaks is taken up again.
 
     With the environment variable `ZOO_HUB=/some/folder`, files are read from `/some/folder/org/name/file` instead.
@@ -22,6 +24,7 @@ def fetch(repo: str, file: str, *, revision: str | None = None, offline: bool | 
         file: relative path inside the repository.
         revision: commit, tag or branch; None for the newest.
         offline: use the cache only; None follows `HF_HUB_OFFLINE`.
+        space: the repository is that of a Space, not of a model.
 
     Raises:
         ValueError: a malformed id or a file name that leaves its folder.
@@ -33,7 +36,7 @@ def fetch(repo: str, file: str, *, revision: str | None = None, offline: bool | 
         raise ValueError(f"hub id {repo!r} is refused: expected org/name")
     safe_name(file)
     folder = os.environ.get("ZOO_HUB")
-    return _local(Path(folder), repo, file) if folder else _remote(repo, file, revision, offline)
+    return _local(Path(folder), repo, file) if folder else _remote(repo, file, revision, offline, space)
 
 
 def _local(root: Path, repo: str, file: str) -> Path:
@@ -47,12 +50,13 @@ def _local(root: Path, repo: str, file: str) -> Path:
     return path
 
 
-def _remote(repo: str, file: str, revision: str | None, offline: bool | None) -> Path:
+def _remote(repo: str, file: str, revision: str | None, offline: bool | None, space: bool) -> Path:
     from huggingface_hub import constants, errors, hf_hub_download
 
     at = f"{repo}/{file}" + (f" at {revision}" if revision else "")
+    kind = "space" if space else "model"
     try:
-        return Path(hf_hub_download(repo, file, revision=revision, local_files_only=bool(offline)))
+        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision, local_files_only=bool(offline)))
     except errors.GatedRepoError as error:
         raise PermissionError(f"{at}: access is gated; accept the terms on the hub, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
