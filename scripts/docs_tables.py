@@ -1,4 +1,4 @@
-"""The generated parts of README.md and docs/: models, their numbers, recipes, commands, public names.
+"""The generated parts of README.md and docs/: models, their numbers, recipes, commands, public names, results.
 
     python scripts/docs_tables.py            # bring the pages up to date
     python scripts/docs_tables.py --check    # only say which are not; exit code 1 if there are any
@@ -15,8 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from zoo.evaluation.report.leaderboard import write_leaderboard
 from zoo.store.build import build
 from zoo.store.cards import RECIPES, Card, Metric, cards, list_recipes
 
@@ -24,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 ROOMS = (
     *("zoo", "quantizers", "encoders", "decoders", "zoo.families", "zoo.objectives", "zoo.data", "zoo.data.images"),
-    *("zoo.data.audio", "zoo.data.signals", "zoo.long_audio", "zoo.metrics", "zoo.training"),
+    *("zoo.data.audio", "zoo.data.signals", "zoo.long_audio", "zoo.metrics", "zoo.evaluation", "zoo.probes"),
+    "zoo.training",
 )
 OPENED = ("zoo.Tokenizer", "zoo.Tokens", "zoo.TokenizerSpec")
 SHARES = ("codebook usage",)
@@ -126,6 +129,14 @@ def measured(item: Card) -> Iterator[str]:
         ]
         title = "; ".join(part for part in protocol if part)
         yield f"**{item.name}** on {title}\n\n{table(('', *names), rows, right=True)}"
+
+
+def results() -> str:
+    """The leaderboard of all that lies in `results/`, without its heading."""
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.md"
+        write_leaderboard([ROOT / "results"], page)
+        return page.read_text("utf-8").partition("\n")[2].lstrip()
 
 
 def recipes() -> str:
@@ -249,6 +260,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "families": families,
     "packaged": packaged,
     "embedded": embedded,
+    "results": results,
     "recipes": recipes,
     "commands": commands,
     "names": names,

@@ -60,7 +60,7 @@ def _details(*names: str) -> Callable[[Any], dict[str, Any]]:
 
 def _cost(name: str, modalities: tuple[str, ...], per: str, unit: str, **more: Number) -> Measure:
     digits = 1 if per == "item" else 3
-    numbers = {way: Number(f"{unit}, {title}", "lower", unit, digits) for way, title in WAYS.items()}
+    numbers = {way: Number(f"{unit}, {title}", None, unit, digits) for way, title in WAYS.items()}
     return Measure(name, modalities, {**numbers, **more}, _metric("CodeRate", per=per), _rate, _details("positions"))
 
 

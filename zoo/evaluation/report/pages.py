@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.evaluation.measures.codes import MEASURES as CODES
 from zoo.evaluation.report.charts import Chart, charts, heading
 from zoo.evaluation.report.grids import Grid, Shelf, grids, sheet
 from zoo.evaluation.report.groups import Apart, Cell, Column, Group, Row, apart, group_runs, share
@@ -32,6 +33,25 @@ class Unread:
 
     path: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Some columns of a group.
+
+    Attributes:
+        title: "" where it is the only one.
+        lines: rows with their cells.
+    """
+
+    title: str
+    columns: list[Column]
+    lines: list[tuple[Row, list[Cell]]]
+
+    @property
+    def headings(self) -> list[str]:
+        """Of the columns."""
+        return [heading(column) for column in self.columns]
 
 
 @dataclass(slots=True)
@@ -66,9 +86,21 @@ class Section:
         return [(row, [self.group.cell(row, column) for column in self.group.columns]) for row in self.group.rows]
 
     @property
-    def headings(self) -> list[str]:
-        """Of the columns."""
-        return [heading(column) for column in self.group.columns]
+    def tables(self) -> list[Table]:
+        """What reconstructions are worth and what codes are like, apart."""
+        codes = {measure.name for measure in CODES}
+        parts: dict[str, list[Column]] = {"Quality": [], "Codes": []}
+        for column in self.group.columns:
+            parts["Codes" if column.measure in codes else "Quality"].append(column)
+        wanted = {title: columns for title, columns in parts.items() if columns}
+        return [
+            Table(
+                title if len(wanted) > 1 else "",
+                columns,
+                [(row, [self.group.cell(row, column) for column in columns]) for row in self.group.rows],
+            )
+            for title, columns in wanted.items()
+        ]
 
     @property
     def remarks(self) -> list[str]:
