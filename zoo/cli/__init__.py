@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, curve, doctor, models, prepare, reconstruct, train, verify
+from zoo.cli import convert, curve, doctor, export, generate, models, prepare, reconstruct, train, verify
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,8 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("curve")(curve.curve)
 app.command("prepare-meshes")(prepare.prepare_meshes)
 app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 
