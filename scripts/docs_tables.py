@@ -27,6 +27,7 @@ REGION = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 ROOMS = (
     *("zoo", "quantizers", "encoders", "decoders", "zoo.families", "zoo.objectives", "zoo.data", "zoo.data.images"),
     *("zoo.data.audio", "zoo.data.signals", "zoo.long_audio", "zoo.metrics", "zoo.evaluation", "zoo.probes"),
+    "zoo.generators",
     "zoo.training",
 )
 OPENED = ("zoo.Tokenizer", "zoo.Tokens", "zoo.TokenizerSpec")

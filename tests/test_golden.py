@@ -18,8 +18,10 @@ from golden_tables.direct3d import direct3d
 from golden_tables.encodec import encodec
 from golden_tables.flextok import table as flextok
 from golden_tables.karl import karl
+from golden_tables.maskgit_gen import maskgit_gen
 from golden_tables.michelangelo import michelangelo
 from golden_tables.mimi import mimi
+from golden_tables.rar import rar
 from golden_tables.restok import restok
 from golden_tables.retok import retok
 from golden_tables.s3tokenizer import s3tokenizer
@@ -61,6 +63,9 @@ from zoo.families import (
     WavTokenizer,
 )
 from zoo.families.weight_norm import folded_gains
+from zoo.generators import RAR, MaskGIT
+from zoo.generators.pipeline import build as build_generator
+from zoo.generators.shared_ids import SharedIds
 from zoo.objectives.discriminators import PatchCritic
 from zoo.objectives.gan import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 from zoo.store.build import build
@@ -199,6 +204,8 @@ FAMILIES: dict[str, type[Tokenizer]] = {
     "wavtokenizer": WavTokenizer,
 }
 
+GENERATORS: dict[str, type[SharedIds]] = {"maskgit_gen": MaskGIT, "rar": RAR}
+
 # Families whose published files hold or count parameters that ours do not have, and the other way round.
 COUNTED: dict[str, Callable[[Manifest], int]] = {"vocos": count_vocos, "wavtokenizer": count_wavtokenizer}
 
@@ -210,6 +217,10 @@ def table(case: Case) -> Table:
     """
     if case.family in ("one_d_piece", "titok") and case.reference.endswith("NLayerDiscriminator"):
         return critic(case)
+    if case.family == "maskgit_gen":
+        return maskgit_gen(case)
+    if case.family == "rar":
+        return rar(case)
     family = FAMILIES.get(case.family)
     if family is MaskGITVQGAN:
         return maskgit_vqgan(case)
@@ -277,7 +288,9 @@ def test_case(case: Case) -> None:
                     assert_equal(found[0], call(found), case.io[found[0]])
 
 
-@pytest.mark.parametrize("manifest", list(manifests()), ids=lambda manifest: manifest.id)
+@pytest.mark.parametrize(
+    "manifest", [found for found in manifests() if found.family not in GENERATORS], ids=lambda found: found.id
+)
 def test_manifest(manifest: Manifest) -> None:
     """The published file loads strictly: the same keys and shapes, both ways, and as many parameters."""
     of_vae = manifest.config.get("_class_name") == "AutoencoderKL"
@@ -294,6 +307,19 @@ def test_manifest(manifest: Manifest) -> None:
     gains = folded_gains(manifest.state) - folded_gains(converted)
     counted = COUNTED[manifest.family](manifest) if manifest.family in COUNTED else manifest.content["params"] - gains
     assert sum(parameter.numel() for parameter in tokenizer.parameters()) == counted
+    assert isinstance(family.from_reference(manifest.config, manifest.state), family)
+
+
+@pytest.mark.parametrize(
+    "manifest", [found for name in GENERATORS for found in manifests(name)], ids=lambda found: found.id
+)
+def test_generator_manifest(manifest: Manifest) -> None:
+    """As `test_manifest`, for generators."""
+    family = GENERATORS[manifest.family]
+    generator = build_generator(family.reference_recipe(manifest.config), device="meta")
+    ours = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
+    assert ours == {key: tuple(tensor.shape) for key, tensor in family.convert(manifest.state).items()}
+    assert sum(parameter.numel() for parameter in generator.parameters()) == manifest.content["params"]
     assert isinstance(family.from_reference(manifest.config, manifest.state), family)
 
 

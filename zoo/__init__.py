@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "Reconstruction",
+    "TokenDataset",
     "Tokenizer",
     "TokenizerSpec",
     "Tokens",
+    "VocabularyLayout",
     "build",
     "fit_length",
     "list_models",
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
     from zoo.store.build import build
     from zoo.store.cards import list_models, list_recipes
     from zoo.store.load import load
+    from zoo.token_dataset import TokenDataset
     from zoo.tokenizer import Reconstruction, Tokenizer
     from zoo.tokens import Tokens
+    from zoo.vocabulary import VocabularyLayout
 
 _HOMES = {
     "Reconstruction": "zoo.tokenizer",
+    "TokenDataset": "zoo.token_dataset",
     "Tokenizer": "zoo.tokenizer",
     "TokenizerSpec": "zoo.spec",
     "Tokens": "zoo.tokens",
+    "VocabularyLayout": "zoo.vocabulary",
     "build": "zoo.store.build",
     "fit_length": "zoo.fit",
     "list_models": "zoo.store.cards",

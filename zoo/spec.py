@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 __all__ = ["Modality", "Order", "TokenizerSpec"]
 
@@ -81,3 +82,9 @@ class TokenizerSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `config.json` and `zoo info --json`."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, also where JSON has made lists of tuples."""
+        given: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        return cls(**given)

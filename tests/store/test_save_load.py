@@ -234,7 +234,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: dict[str, Any],
     )
     monkeypatch.setenv("ZOO_HUB", str(hub))
     (shelf / "a_model.yaml").write_text(CARD.format(digest="null", license="cc-by-nc-4.0"))
-    load_module._tell_license.cache_clear()
+    load_module.tell_license.cache_clear()
     return shelf
 
 

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 import zoo
-from zoo.cli import convert, curve, doctor, evaluate, gfid, models, prepare, probe, reconstruct, report, train, verify
+from zoo.cli import (
+    convert,
+    curve,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    gfid,
+    models,
+    prepare,
+    probe,
+    reconstruct,
+    report,
+    train,
+    verify,
+)
 
 __all__ = ["app", "main"]
 
@@ -24,13 +39,15 @@ app.command("info")(models.info)
 app.command("tokenize")(convert.tokenize)
 app.command("detokenize")(convert.detokenize)
 app.command("reconstruct")(reconstruct.reconstruct)
-app.command("curve")(curve.curve)
-app.command("gfid")(gfid.gfid)
+app.command("train")(train.train)
+app.command("prepare-meshes")(prepare.prepare_meshes)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
-app.command("prepare-meshes")(prepare.prepare_meshes)
+app.command("curve")(curve.curve)
 app.command("probe")(probe.probe)
-app.command("train")(train.train)
+app.command("gfid")(gfid.gfid)
+app.command("export")(export.export)
+app.command("generate")(generate.generate)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

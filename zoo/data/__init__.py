@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["AudioData", "ImageData", "ShapeData", "StepSampler"]
+__all__ = ["AudioData", "ImageData", "ShapeData", "StepSampler", "TokenData"]
 
 if TYPE_CHECKING:
     from zoo.data.module import ImageData
     from zoo.data.recordings import AudioData
     from zoo.data.sampler import StepSampler
     from zoo.data.shapes import ShapeData
+    from zoo.data.tokens import TokenData
 
 _HOMES = {
     "AudioData": "zoo.data.recordings",
     "ImageData": "zoo.data.module",
     "ShapeData": "zoo.data.shapes",
     "StepSampler": "zoo.data.sampler",
+    "TokenData": "zoo.data.tokens",
 }
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class Kind:
 IMAGES = Kind("images", (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm"), "Image")
 SOUNDS = Kind("sound files", AUDIO_SUFFIXES, "Audio")
 SHAPES = Kind("prepared shapes", (".safetensors",), "")
+BESIDE = (".txt", ".cls", ".json")  # of WebDataset: caption, class, everything else
 
 
 class Source(ABC):
@@ -71,6 +72,10 @@ class Source(ABC):
     @abstractmethod
     def caption(self, index: int) -> str:
         """The text that belongs to item `index`, "" where there is none."""
+
+    def beside(self, index: int, suffix: str) -> bytes | None:
+        """The file of the same name as item `index` but with this suffix, one of `BESIDE`; None where there is none."""
+        return None
 
     def read(self, index: int) -> bytes:
         """The whole of file `index`."""
@@ -93,8 +98,11 @@ class FolderSource(Source):
         return (self.root / self.names[index]).open("rb")
 
     def caption(self, index: int) -> str:
-        path = (self.root / self.names[index]).with_suffix(".txt")
-        return one_line(path.read_bytes()) if path.is_file() else ""
+        return one_line(self.beside(index, ".txt") or b"")
+
+    def beside(self, index: int, suffix: str) -> bytes | None:
+        path = (self.root / self.names[index]).with_suffix(suffix)
+        return path.read_bytes() if path.is_file() else None
 
 
 class ShardSource(Source):
@@ -109,7 +117,7 @@ class ShardSource(Source):
     def __init__(self, shards: Sequence[Path], kind: Kind = IMAGES) -> None:
         self.kind, self.names = kind, []
         self._places: list[tuple[Path, int, int]] = []
-        self._texts: dict[str, tuple[Path, int, int]] = {}
+        self._beside: dict[tuple[str, str], tuple[Path, int, int]] = {}
         for shard in shards:
             try:
                 with tarfile.open(shard, "r:") as archive:
@@ -118,8 +126,8 @@ class ShardSource(Source):
                         if member.isfile() and suffix in kind.suffixes:
                             self.names.append(f"{shard.name}/{member.name}")
                             self._places.append(place)
-                        elif member.isfile() and suffix == ".txt":
-                            self._texts[stem(f"{shard.name}/{member.name}")] = place
+                        elif member.isfile() and suffix in BESIDE:
+                            self._beside[stem(f"{shard.name}/{member.name}"), suffix] = place
             except tarfile.TarError as error:
                 raise ValueError(f"{shard} is not an uncompressed tar file ({error}); unpack .tar.gz first") from error
         if not self.names:
@@ -132,11 +140,14 @@ class ShardSource(Source):
         return self._member(*self._places[index])
 
     def caption(self, index: int) -> str:
-        place = self._texts.get(stem(self.names[index]))
+        return one_line(self.beside(index, ".txt") or b"")
+
+    def beside(self, index: int, suffix: str) -> bytes | None:
+        place = self._beside.get((stem(self.names[index]), suffix))
         if place is None:
-            return ""
+            return None
         with self._member(*place) as file:
-            return one_line(file.read())
+            return file.read()
 
     def _member(self, shard: Path, offset: int, size: int) -> BinaryIO:
         if self._process != os.getpid():
@@ -186,7 +197,14 @@ class HubSource(Source):
     """A Hugging Face data set saved on disk with `save_to_disk`.
 
     Reads its first column of the kind; a text column named `caption` or `text`, or else the only one, holds captions.
+
+    Attributes:
+        data: all columns, as `datasets` gives them.
+        text: the column of captions, None where there is none.
     """
+
+    data: Any
+    text: str | None
 
     def __init__(self, root: Path, split: str, kind: Kind = IMAGES) -> None:
         try:
@@ -198,19 +216,31 @@ class HubSource(Source):
             if split not in data:
                 raise ValueError(f"{root} has the splits {sorted(data)}, not {split!r}; set data.split")
             data = data[split]
+        self._read(data, f"{root.name}/{split}", kind)
+
+    @classmethod
+    def of(cls, data: Any, name: str, kind: Kind = IMAGES) -> Self:
+        """The source of a `datasets.Dataset` that is open already; items are called `NAME/INDEX`."""
+        source = object.__new__(cls)
+        source._read(data, name, kind)
+        return source
+
+    def _read(self, data: Any, name: str, kind: Kind) -> None:
+        import datasets
+
         feature = getattr(datasets, kind.feature)
         columns = [name for name, column in data.features.items() if isinstance(column, feature)]
         if not columns:
             found = sorted(data.features)
-            raise ValueError(f"{root} has no column of {kind.name}, only {found}; cast one to datasets.{kind.feature}")
+            raise ValueError(f"{name} has no column of {kind.name}, only {found}; cast one to datasets.{kind.feature}")
         strings = ("string", "large_string")
         texts = [name for name, column in data.features.items() if getattr(column, "dtype", None) in strings]
         named = [name for name in ("caption", "text") if name in texts]
-        self._text = named[0] if named else texts[0] if len(texts) == 1 else None
+        self.text = named[0] if named else texts[0] if len(texts) == 1 else None
         self._rows: Any = data.select_columns(columns[:1]).cast_column(columns[0], feature(decode=False))
-        self._captions: Any = None if self._text is None else data.select_columns([self._text])
-        self._column, self.kind = columns[0], kind
-        self.names = [f"{root.name}/{split}/{index}" for index in range(len(data))]
+        self._captions: Any = None if self.text is None else data.select_columns([self.text])
+        self._column, self.kind, self.data = columns[0], kind, data
+        self.names = [f"{name}/{index}" for index in range(len(data))]
 
     def open(self, index: int) -> BinaryIO:
         cell = self._rows[index][self._column]
@@ -219,7 +249,7 @@ class HubSource(Source):
     def caption(self, index: int) -> str:
         if self._captions is None:
             return ""
-        return one_line((self._captions[index][self._text] or "").encode())
+        return one_line((self._captions[index][self.text] or "").encode())
 
 
 def open_source(root: str | Path, split: str = "train", kind: Kind = IMAGES) -> Source:

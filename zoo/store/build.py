@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from zoo.tokenizer import Tokenizer
 
-__all__ = ["ROOMS", "build", "compose", "instantiate"]
+__all__ = ["GENERATOR_ROOMS", "ROOMS", "build", "compose", "instantiate"]
 
-ROOMS = ("quantizers", "encoders", "decoders", "zoo.families", "zoo.objectives", "zoo.data")
+ROOMS = ("quantizers", "encoders", "decoders", "zoo.families", "zoo.generators", "zoo.objectives", "zoo.data")
 MODEL_ROOMS = ROOMS[:4]
+GENERATOR_ROOMS = ("zoo.generators", "quantizers")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -80,8 +81,8 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     from zoo.store.cards import list_recipes, unknown
 
-    if name not in list_recipes("*"):
-        raise unknown("recipe", name, list_recipes("*"))
+    if name not in list_recipes(kind=None):
+        raise unknown("recipe", name, list_recipes(kind=None))
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(RECIPES), version_base="1.3"):
@@ -108,7 +109,12 @@ def build(recipe: str | Mapping[str, Any], *, device: str = "cpu") -> Tokenizer:
     if isinstance(recipe, str):
         from omegaconf import OmegaConf
 
-        node = OmegaConf.to_container(compose(recipe).tokenizer, resolve=True)
+        config = compose(recipe)
+        if "tokenizer" not in config:
+            raise ValueError(
+                f"recipe {recipe!r} describes a generator; train it with `zoo train {recipe} data.tokens=DIR`"
+            )
+        node = OmegaConf.to_container(config.tokenizer, resolve=True)
     else:
         node = recipe
     if not isinstance(node, Mapping) or "_target_" not in node:

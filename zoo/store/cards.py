@@ -33,6 +33,7 @@ CARDS = ROOT / "checkpoints"
 RECIPES = ROOT / "recipes"
 
 Layout = Literal["reference", "zoo"]
+Kind = Literal["tokenizer", "generator"]
 INPUTS = {
     "sine": ("frequency", "amplitude", "seconds"),
     "ellipsoid": ("radii",),
@@ -161,6 +162,9 @@ class Card:
         params: number of parameters.
         training: free-form record of how an embedded model was trained (data, command, seed, hardware, time).
         known_answers: inputs and their codes, for `zoo verify`.
+        kind: "tokenizer", or "generator" for what `zoo.generators.load` opens; then `family` is a class of
+            `zoo.generators`, `config` names the `tokenizer` whose codes it speaks, and for the layout "zoo" it holds
+            the `generator` node and the `labels` of classes.
     """
 
     name: str
@@ -176,6 +180,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     known_answers: tuple[KnownAnswer, ...] = ()
     notes: str = ""
+    kind: Kind = "tokenizer"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `zoo list --json` and `zoo info --json`."""
@@ -215,45 +220,55 @@ def card(name: str, folder: Path | None = None) -> Card:
     raise unknown("model", name, names)
 
 
-def cards(folder: Path | None = None) -> list[Card]:
-    """All cards of a folder (None for those of the package), sorted by name."""
-    return [card(name, folder) for name in _stems(folder or CARDS)]
+def cards(folder: Path | None = None, *, kind: Kind | None = "tokenizer") -> list[Card]:
+    """All cards of a kind (None for all) in a folder (None for those of the package), sorted by name."""
+    found = [card(name, folder) for name in _stems(folder or CARDS)]
+    return [item for item in found if kind in (None, item.kind)]
 
 
-def list_models(pattern: str = "*", *, modality: str | None = None, embedded: bool | None = None) -> list[str]:
-    """Names that `zoo.load` takes.
+def list_models(
+    pattern: str = "*",
+    *,
+    modality: str | None = None,
+    embedded: bool | None = None,
+    kind: Kind | None = "tokenizer",
+) -> list[str]:
+    """Names that `zoo.load` takes; of another kind, names that `zoo.generators.load` takes.
 
     Args:
         pattern: shell pattern, for example `titok_*`.
         modality: "image", "audio" or "shape"; None for all.
         embedded: True for models whose weights come with the package, False for the others, None for all.
+        kind: "tokenizer" or "generator"; None for both.
     """
     if modality is not None and modality not in MODALITIES:
         raise ValueError(f"modality is one of {', '.join(MODALITIES)}, got {modality!r}")
     return [
         item.name
-        for item in cards()
+        for item in cards(kind=kind)
         if fnmatchcase(item.name, pattern)
         and modality in (None, item.modality)
         and embedded in (None, item.weights.embedded)
     ]
 
 
-def list_recipes(pattern: str = "*", *, trains: bool | None = None) -> list[str]:
+def list_recipes(pattern: str = "*", *, trains: bool | None = None, kind: Kind | None = "tokenizer") -> list[str]:
     """Names that `zoo.build` takes, and but for those of models that only encode, `zoo train`.
 
     Args:
         pattern: shell pattern, for example `titok_*`.
         trains: True for recipes of a training, False for those of a model alone, None for all.
+        kind: of what is trained, "tokenizer" or "generator"; None for both.
     """
     found = [name for name in _stems(RECIPES) if fnmatchcase(name, pattern)]
+    found = [name for name in found if kind in (None, _recipe_kind(RECIPES / f"{name}.yaml"))]
     return found if trains is None else [name for name in found if _trains(RECIPES / f"{name}.yaml") == trains]
 
 
 def check_trains(recipe: str) -> None:
     """Raise KeyError unless there is a recipe of this name, ValueError if it describes a model without a training."""
-    if recipe not in list_recipes():
-        raise unknown("recipe", recipe, list_recipes())
+    if recipe not in list_recipes(kind=None):
+        raise unknown("recipe", recipe, list_recipes(kind=None))
     if not _trains(RECIPES / f"{recipe}.yaml"):
         raise ValueError(
             f"recipe {recipe!r} describes a model and no training, for the model only encodes; "
@@ -283,6 +298,12 @@ def _stems(folder: Path) -> list[str]:
 def _trains(path: Path) -> bool:
     """Whether a recipe stands on others, in the end on base/train."""
     return re.search(r"^defaults:", path.read_text("utf-8"), re.MULTILINE) is not None
+
+
+@lru_cache(maxsize=512)
+def _recipe_kind(path: Path) -> Kind:
+    """What a recipe trains: a generator has a node of its own."""
+    return "generator" if re.search(r"^generator:", path.read_text("utf-8"), re.MULTILINE) else "tokenizer"
 
 
 @lru_cache(maxsize=512)
@@ -353,7 +374,11 @@ def _check(item: Card) -> None:
         raise ValueError(f"weights.layout is one of {', '.join(get_args(Layout))}, got {weights.layout!r}")
     if weights.layout == "reference" and not item.config:
         raise ValueError("the layout 'reference' needs config, the reference's own configuration")
-    if weights.layout == "zoo" and not item.recipe:
+    if item.kind not in get_args(Kind):
+        raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {item.kind!r}")
+    if item.kind == "generator" and weights.layout == "zoo" and not isinstance(item.config.get("generator"), dict):
+        raise ValueError("a generator of the layout 'zoo' needs config with its generator node")
+    if item.kind == "tokenizer" and weights.layout == "zoo" and not item.recipe:
         raise ValueError("the layout 'zoo' needs recipe, the recipe that builds the model")
     if weights.hub is not None and not HUB_ID.fullmatch(weights.hub):
         raise ValueError(f"weights.hub is org/name, got {weights.hub!r}")

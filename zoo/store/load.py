@@ -20,7 +20,7 @@ from zoo.store.weights import load_strict, read_state
 if TYPE_CHECKING:
     from zoo.tokenizer import Tokenizer
 
-__all__ = ["load", "read_config"]
+__all__ = ["card_state", "inside", "load", "read_config", "read_document", "tell_license"]
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 MAX_CONFIG = 10_000_000
@@ -79,10 +79,12 @@ def _find(name: str | Path, weights: str | Path | None, revision: str | None, of
 
 
 def _from_card(item: Card, revision: str | None, offline: bool | None, file: str | Path | None = None) -> Tokenizer:
+    if item.kind == "generator":
+        raise ValueError(f"{item.name} is a generator; open it with zoo.generators.load, or use `zoo generate`")
     weights = item.weights
-    state = _state(item, revision, offline, None if file is None else Path(file).expanduser())
+    state = card_state(item, revision, offline, None if file is None else Path(file).expanduser())
     if weights.research_only:
-        _tell_license(item.name, weights.license)
+        tell_license(item.name, weights.license)
     if weights.layout == "reference":
         return public(f"zoo.families.{item.family}").from_reference(item.config, state)
     if item.recipe is None:
@@ -92,7 +94,7 @@ def _from_card(item: Card, revision: str | None, offline: bool | None, file: str
     return tokenizer
 
 
-def _state(item: Card, revision: str | None, offline: bool | None, given: Path | None) -> dict[str, Tensor]:
+def card_state(item: Card, revision: str | None, offline: bool | None, given: Path | None = None) -> dict[str, Tensor]:
     """The weights that a card describes, from a file or folder that is given, the package or the hub."""
     weights, wanted = item.weights, revision or item.weights.revision
 
@@ -133,7 +135,7 @@ def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Tokenize
 
 
 def _from_folder(folder: Path) -> Tokenizer:
-    return _restore(_inside(folder, CONFIG), lambda: _inside(folder, WEIGHTS), str(folder))
+    return _restore(inside(folder, CONFIG), lambda: inside(folder, WEIGHTS), str(folder))
 
 
 def _restore(config: Path, weights: Callable[[], Path], source: str) -> Tokenizer:
@@ -143,7 +145,7 @@ def _restore(config: Path, weights: Callable[[], Path], source: str) -> Tokenize
     return tokenizer
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """A file of a model folder; a link may only lead to the folder itself or to the hub cache it is a snapshot of."""
     path = folder / name
     if not path.is_file():
@@ -158,6 +160,19 @@ def _inside(folder: Path, name: str) -> Path:
 
 def read_config(path: Path, source: str) -> dict[str, Any]:
     """The tokenizer node of a `config.json`: plain data, nothing in it is resolved or looked up."""
+    config = read_document(path, source)
+    if isinstance(config.get("generator"), dict):
+        raise ValueError(f"{source} is a generator; open it with zoo.generators.load, or use `zoo generate`")
+    if config.get("format") != FORMAT or not isinstance(config.get("tokenizer"), dict):
+        raise ValueError(
+            f'{source}: expected {CONFIG} with "format": {FORMAT} and a "tokenizer" node; for a checkpoint of another '
+            "code base use its family: zoo.families.NAME.from_reference(config, state)"
+        )
+    return config["tokenizer"]
+
+
+def read_document(path: Path, source: str) -> dict[str, Any]:
+    """A whole `config.json` as plain data; `{}` where it holds something else than a mapping."""
     if path.stat().st_size > MAX_CONFIG:
         raise ValueError(f"{source}: {CONFIG} has {path.stat().st_size} bytes, expected at most {MAX_CONFIG}")
     try:
@@ -165,12 +180,7 @@ def read_config(path: Path, source: str) -> dict[str, Any]:
         _refuse_interpolation(config)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: {CONFIG} is refused: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("tokenizer"), dict):
-        raise ValueError(
-            f'{source}: expected {CONFIG} with "format": {FORMAT} and a "tokenizer" node; for a checkpoint of another '
-            "code base use its family: zoo.families.NAME.from_reference(config, state)"
-        )
-    return config["tokenizer"]
+    return config if isinstance(config, dict) else {}
 
 
 def _refuse_interpolation(node: Any) -> None:
@@ -182,5 +192,5 @@ def _refuse_interpolation(node: Any) -> None:
 
 
 @cache
-def _tell_license(name: str, license: str) -> None:
+def tell_license(name: str, license: str) -> None:
     log.warning("%s: its weights are under %r, which is not an open licence; read its terms before use", name, license)

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from zoo.data.sampler import mix
 from zoo.tokenizer import Tokenizer
-from zoo.training.module import Batch, Settings, TokenizerTraining, reconstruct, settings_of
+from zoo.training.module import Batch, Settings, TokenizerTraining, reconstruct
 from zoo.training.optim import build_optimizer, decayed_names
+from zoo.training.optimised import settings_of
 
 __all__ = ["AdversarialTraining"]
 

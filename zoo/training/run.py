@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from zoo.store.cards import check_trains
 from zoo.tokenizer import Tokenizer
 from zoo.training.adversarial import AdversarialTraining
 from zoo.training.export import export_checkpoint
-from zoo.training.module import Settings, TokenizerTraining
+from zoo.training.generation import GeneratorTraining, complete, make_generator
+from zoo.training.module import TokenizerTraining
+from zoo.training.optimised import Settings, Training
 from zoo.training.report import progress
-from zoo.training.samples import samples
 from zoo.training.snapshots import Snapshots, last_checkpoint
 
 __all__ = ["resolve", "train"]
@@ -58,18 +59,15 @@ def train(recipe: str, overrides: Sequence[str] = (), *, callbacks: Sequence[Cal
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     folder = Path(config["run_dir"]) / ("dev" if options["fast_dev_run"] else "")
+    data = instantiate(config["data"])
+    data.record_errors(folder / "errors.jsonl")
+    if "generator" in config:
+        config = complete(config, data)
     checkpoint = None if options["fast_dev_run"] else _resume_from(config, folder)
 
     seed_everything(config["seed"], workers=False, verbose=False)
-    tokenizer = build(config["tokenizer"])
-    if config["init_from"] and checkpoint is None:
-        _start_from(tokenizer, config["init_from"])
-    objective = instantiate(config["objective"])
-    if hasattr(objective, "prepare"):
-        objective.prepare(tokenizer, fresh=not config["init_from"])
-    data = instantiate(config["data"])
-    data.record_errors(folder / "errors.jsonl")
-    module = training_module(tokenizer, objective, config)
+    fresh = checkpoint is None
+    module = _generator_module(config, data, fresh) if "generator" in config else _tokenizer_module(config, fresh)
     snapshots = Snapshots(
         folder / "checkpoints",
         options["checkpoint_minutes"],
@@ -89,6 +87,29 @@ def train(recipe: str, overrides: Sequence[str] = (), *, callbacks: Sequence[Cal
     if snapshots.received is not None:
         raise SystemExit(128 + snapshots.received)
     return target
+
+
+def _tokenizer_module(config: Mapping[str, Any], fresh: bool) -> TokenizerTraining:
+    """A tokenizer and its objective; `fresh` where no checkpoint will replace the weights."""
+    tokenizer = build(config["tokenizer"])
+    if config["init_from"] and fresh:
+        from zoo.store.load import load
+
+        _start_from(tokenizer, config["init_from"], load)
+    objective = instantiate(config["objective"])
+    if hasattr(objective, "prepare"):
+        objective.prepare(tokenizer, fresh=not config["init_from"])
+    return training_module(tokenizer, objective, config)
+
+
+def _generator_module(config: Mapping[str, Any], data: Any, fresh: bool) -> GeneratorTraining:
+    """A generator of the codes in the data; `fresh` as for tokenizers."""
+    generator = make_generator(config, data if fresh else None)
+    if config["init_from"] and fresh:
+        from zoo.generators.pipeline import load
+
+        _start_from(generator, config["init_from"], load)
+    return GeneratorTraining(generator, _settings(config))
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -116,8 +137,17 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def training_module(tokenizer: Tokenizer, objective: nn.Module, config: Mapping[str, Any]) -> TokenizerTraining:
     """The Lightning module that a resolved recipe describes."""
+    settings = _settings(config)
+    if getattr(objective, "critic", None) is None:
+        return TokenizerTraining(tokenizer, objective, settings)
+    if config["trainer"]["strategy"] == "fsdp":
+        raise ValueError("trainer.strategy=fsdp trains recipes without a critic; use trainer.strategy=ddp")
+    return AdversarialTraining(tokenizer, objective, settings)
+
+
+def _settings(config: Mapping[str, Any]) -> Settings:
     options = config["trainer"]
-    settings = Settings(
+    return Settings(
         optimizer={**config["optimizer"], "betas": tuple(config["optimizer"]["betas"])},
         schedule=dict(config["schedule"]),
         max_steps=options["max_steps"],
@@ -130,16 +160,9 @@ def training_module(tokenizer: Tokenizer, objective: nn.Module, config: Mapping[
         seed=config["seed"],
         config=dict(config),
     )
-    if getattr(objective, "critic", None) is None:
-        return TokenizerTraining(tokenizer, objective, settings)
-    if options["strategy"] == "fsdp":
-        raise ValueError("trainer.strategy=fsdp trains recipes without a critic; use trainer.strategy=ddp")
-    return AdversarialTraining(tokenizer, objective, settings)
 
 
-def build_trainer(
-    config: Mapping[str, Any], folder: Path, module: TokenizerTraining, callbacks: Sequence[Callback]
-) -> Trainer:
+def build_trainer(config: Mapping[str, Any], folder: Path, module: Training, callbacks: Sequence[Callback]) -> Trainer:
     """The Lightning trainer that a resolved recipe describes.
 
     Args:
@@ -174,7 +197,7 @@ def build_trainer(
         log_every_n_steps=options["log_every"],
         logger=_loggers(config, folder),
         callbacks=[
-            samples(module.tokenizer.spec, folder / "samples", config["logging"]["images"], options["log_every"]),
+            module.samples(folder / "samples", config["logging"]["images"], options["log_every"]),
             progress(options["log_every"], options["max_steps"]),
             *callbacks,
         ],
@@ -230,7 +253,8 @@ def _resume_from(config: Mapping[str, Any], folder: Path) -> Path | None:
     if not path.is_file():
         raise ValueError(f"resume={config['resume']!r} is neither auto, never nor a checkpoint file")
     stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"]
-    if stored["tokenizer"] != config["tokenizer"]:
+    kind = "generator" if "generator" in config else "tokenizer"
+    if stored.get(kind) != config[kind]:
         raise ValueError(
             f"{path} was written by another model than recipe {config['name']!r} now describes; "
             "choose another run_dir, or start over with resume=never"
@@ -239,14 +263,12 @@ def _resume_from(config: Mapping[str, Any], folder: Path) -> Path | None:
     return path
 
 
-def _start_from(tokenizer: Tokenizer, name: str) -> None:
-    from zoo.store.load import load
-
+def _start_from(model: nn.Module, name: str, load: Callable[[str], nn.Module]) -> None:
     source = load(name)
     try:
-        tokenizer.load_state_dict(source.state_dict())
+        model.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"init_from={name}: the weights do not fit the recipe's tokenizer: {error}") from error
+        raise ValueError(f"init_from={name}: the weights do not fit the recipe's model: {error}") from error
 
 
 def _quiet() -> None:

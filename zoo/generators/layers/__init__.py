@@ -1,0 +1,1 @@
+"""Bricks of generators."""
