@@ -13,7 +13,10 @@ from zoo import training
 from zoo.cli import doctor
 
 Cli = Callable[..., Result]
-COMMANDS = ["list", "info", "tokenize", "detokenize", "reconstruct", "curve", "train", "verify", "doctor"]
+COMMANDS = [
+    *("list", "info", "tokenize", "detokenize", "reconstruct", "train", "prepare-meshes", "evaluate", "report", "curve"),
+    *("probe", "gfid", "export", "generate", "verify", "doctor"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -99,3 +102,13 @@ def test_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=2"])
     fine = cli("doctor")
     assert fine.exit_code == 0 and "everything is in place" in fine.stdout
+
+
+def test_generators_are_listed_apart(cli: Cli) -> None:
+    assert "no model matches" in cli("list", "rar_*").stdout
+    listed = json.loads(cli("list", "rar_*", "--generators", "--json").stdout)
+    assert [item["name"] for item in listed] == [f"rar_{size}_imagenet" for size in ("b", "l", "xl", "xxl")]
+    facts = json.loads(cli("info", "rar_b_imagenet", "--json").stdout)
+    assert facts["vocabulary"]["codebook_sizes"] == [1024] and facts["classes"] == 1000
+    shown = cli("info", "rar_b_imagenet").stdout
+    assert "image codes of maskgit_vqgan_imagenet_f16" in shown and "gFID" in shown

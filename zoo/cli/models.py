@@ -13,7 +13,7 @@ from zoo.cli.options import complain
 
 if TYPE_CHECKING:
     from zoo.spec import TokenizerSpec
-    from zoo.store.cards import Card
+    from zoo.store.cards import Card, Kind
 
 __all__ = ["info", "list_command"]
 
@@ -25,26 +25,29 @@ def list_command(
         bool | None, typer.Option("--embedded/--remote", help="Only models that come with the package, or only others.")
     ] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List recipes instead, to build or train.")] = False,
+    generators: Annotated[bool, typer.Option("--generators", help="List generators of codes instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models that can be loaded, or the recipes that models are built and trained from.
+    """List the tokenizers that can be loaded, the generators that speak their codes, or the recipes of either.
 
     \b
     Examples:
       zoo list
       zoo list 'titok_*' --json
       zoo list --embedded
-      zoo list --recipes
+      zoo list --generators
+      zoo list --recipes --generators
     """
     from zoo.store.cards import card, list_models, list_recipes
 
+    kind: Kind = "generator" if generators else "tokenizer"
     with complain():
         if recipes:
-            names = list_recipes(pattern)
+            names = list_recipes(pattern, kind=kind)
             text = "\n".join(names) or f"no recipe matches {pattern!r}"
             typer.echo(json.dumps(names, indent=2) if as_json else text)
             return
-        found = [card(name) for name in list_models(pattern, modality=modality, embedded=embedded)]
+        found = [card(name) for name in list_models(pattern, modality=modality, embedded=embedded, kind=kind)]
     if as_json:
         typer.echo(json.dumps([item.to_dict() for item in found], indent=2))
     elif not found:
@@ -85,7 +88,7 @@ def _print_models(found: list[Card]) -> None:
         )
         for item in found
     ]
-    header = ("name", "size", "weights", "licence", "measured")
+    header = ("name", "size", "weights", "licence", "quality")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     console = Console()
     room = max(20, (console.width if console.is_terminal else 160) - sum(widths) - 2 * len(widths))
@@ -102,6 +105,8 @@ def _facts(name: str) -> dict[str, Any]:
     from zoo.store.load import CONFIG, read_config
 
     facts: dict[str, Any] = {"name": name}
+    if name in list_models(kind="generator"):
+        return _generator_facts(name)
     if name in list_models():
         item = card(name)
         facts |= item.to_dict()
@@ -118,7 +123,7 @@ def _facts(name: str) -> dict[str, Any]:
         else:
             facts["notes"] = f"A recipe of a model that only encodes; build it with zoo.build({name!r})."
     else:
-        raise unknown("model", name, [*list_models(), *list_recipes()])
+        raise unknown("model", name, [*list_models(kind=None), *list_recipes(kind=None)])
     tokenizer = build(node, device="meta")
     facts["spec"] = tokenizer.spec.to_dict()
     facts["bits"] = None if tokenizer.spec.continuous else tokenizer.spec.bits
@@ -128,6 +133,28 @@ def _facts(name: str) -> dict[str, Any]:
     facts["params"] = sum(parameter.numel() for parameter in tokenizer.parameters())
     facts["family"] = type(tokenizer).__name__
     return facts
+
+
+def _generator_facts(name: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from zoo.generators.pipeline import build
+    from zoo.store.build import GENERATOR_ROOMS, public
+    from zoo.store.cards import card
+
+    item = card(name)
+    if item.weights.layout == "reference":
+        node = public(f"zoo.generators.{item.family}", GENERATOR_ROOMS).reference_recipe(item.config)
+    else:
+        node = item.config["generator"]
+    generator = build(node, device="meta")
+    return item.to_dict() | {
+        "vocabulary": asdict(generator.vocabulary),
+        "classes": generator.classes,
+        "tokenizer": item.config["tokenizer"],
+        "labels": list(item.config.get("labels", ())),
+        "params": sum(parameter.numel() for parameter in generator.parameters()),
+    }
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -142,7 +169,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in [*_spec_rows(TokenizerSpec(**facts["spec"])), *_card_rows(facts)]:
+    rows = _spec_rows(TokenizerSpec(**facts["spec"])) if "spec" in facts else _vocabulary_rows(facts)
+    for key, value in [*rows, *_card_rows(facts)]:
         table.add_row(key, value)
     console.print(table, highlight=False)
     if facts.get("metrics"):
@@ -174,6 +202,18 @@ def _spec_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
     if spec.downsample:
         rows.append(("downsampling", str(spec.downsample)))
     return rows
+
+
+def _vocabulary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    vocabulary = facts["vocabulary"]
+    classes = "" if facts["classes"] is None else f"{facts['classes']:,}"
+    rows = [
+        ("generates", f"{facts['modality']} codes of {facts['tokenizer']}"),
+        ("tokens", f"{vocabulary['num_tokens']:,}, {vocabulary['order'].replace('_', ' ')}"),
+        ("codebooks", " + ".join(f"{count:,}" for count in vocabulary["codebook_sizes"]) + " codes"),
+        ("classes", ", ".join(facts["labels"]) or classes),
+    ]
+    return [row for row in rows if row[1]]
 
 
 def _audio_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
