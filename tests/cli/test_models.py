@@ -14,7 +14,18 @@ from zoo.cli import doctor
 
 Cli = Callable[..., Result]
 COMMANDS = [
-    *("list", "info", "tokenize", "detokenize", "reconstruct", "train", "prepare-meshes", "evaluate", "report", "curve"),
+    *(
+        "list",
+        "info",
+        "tokenize",
+        "detokenize",
+        "reconstruct",
+        "train",
+        "prepare-meshes",
+        "evaluate",
+        "report",
+        "curve",
+    ),
     *("probe", "gfid", "export", "generate", "verify", "doctor"),
 ]
 
