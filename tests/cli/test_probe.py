@@ -28,7 +28,7 @@ def test_probe(cli: Cli, grid: str, classes: Path, tmp_path: Path) -> None:
     result = cli("probe", grid, "--data", classes, "--size", 16, "--neighbours", 2, "-o", output, "--device", "cpu")
     assert result.exit_code == 0, result.output
     found = json.loads(output.read_text())
-    assert found["format"] == 1 and found["model"] == grid and found["zoo"] and found["command"]
+    assert found["format"] == 1 and found["model"] == grid and found["zoo"]
     assert [row["kind"] for row in found["results"]] == ["linear", "linear", "knn", "knn"]
     assert "most frequent" in result.output and "33.3%" in result.output and "learned from 12" in result.output
 

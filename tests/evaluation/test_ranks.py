@@ -64,6 +64,7 @@ def test_two_processes_are_as_one(photos: Path, tmp_path: Path) -> None:
     assert again == both, "finished runs are kept whatever the number of processes"
 
 
+@pytest.mark.slow
 def test_more_processes_than_items(photos: Path) -> None:
     options = {"protocol": SMALL, "limit": 2, "batch_size": 1}
     tokenizer = {"mine": zoo.load("fsq_f8_tiny")}

@@ -280,6 +280,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
     clouds = torch.randn(3, 3, 40, 3, generator=torch.Generator().manual_seed(0))
     clouds[0, 2] = torch.nan

@@ -93,6 +93,7 @@ def test_exports_survive_many_kills(
     same(tmp_path / "killed", export(flexible, crops, to))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_may_die(
     flexible: str, crops: Path, tmp_path: Path, export: Callable[..., Path], same: Callable[[Path, Path], None]
 ) -> None:

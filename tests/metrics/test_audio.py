@@ -200,6 +200,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_measure_together(tmp_path: Path) -> None:
     from zoo.metrics.audio import PitchAgreement, WordErrorRate
     from zoo.metrics.pitch import YIN

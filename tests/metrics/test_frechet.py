@@ -167,6 +167,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_measure_together(tmp_path: Path) -> None:
     x, y = rows(41, 6, 0), rows(41, 6, 1, 0.1)
     torch.save((x, y), tmp_path / "rows.pt")

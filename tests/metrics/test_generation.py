@@ -57,6 +57,7 @@ def of_few(x: Tensor, y: Tensor) -> float:
     return float((x.mean(0) - y.mean(0)).square().sum() + spread / (len(x) - 1))
 
 
+@pytest.mark.slow
 def test_the_suite_equals_torch_fidelity(folders: dict[str, Path]) -> None:
     isc = pytest.importorskip("torch_fidelity.metric_isc")
     prc = pytest.importorskip("torch_fidelity.metric_prc")

@@ -194,6 +194,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 def test_ranks_count_together(tmp_path: Path) -> None:
     tokens = draw(9)

@@ -18,7 +18,7 @@ modality: image
 weights: {hub: org/name, file: model.safetensors, sha256: null, license: apache-2.0, layout: reference, embedded: false}
 config: {model: {}}
 params: 7
-metrics: [{name: rFID, value: 2.21, data: imagenet-val-50k, crop: center-256, origin: paper}]
+metrics: [{name: rFID, value: 2.21, data: imagenet-val-50k, crop: center-256, origin: "reported: paper"}]
 notes: null
 """
 
@@ -48,6 +48,7 @@ def test_card_fields(tmp_path: Path) -> None:
         ("hub: org/name", "hub: null", "needs a hub id"),
         ("sha256: null", "sha256: abc", "64 lower-case"),
         ("license: apache-2.0, ", "", "weights lacks license"),
+        ('"reported: paper"', "paper", "has an origin"),
         ("params: 7", "params: many", "params is a whole number"),
         ("value: 2.21, ", "", "a metric lacks value"),
         ("file: model.safetensors", "file: ../../etc/passwd", "stay inside its folder"),
