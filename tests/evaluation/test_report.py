@@ -218,3 +218,10 @@ def test_groups_say_what_they_hold() -> None:
 
 def test_markdown_means_itself() -> None:
     assert escape_markdown("a_b <i> | *x*\n# `y` _z_") == "a_b &lt;i&gt; \\| \\*x\\* \\# \\`y\\` \\_z\\_"
+
+
+def test_a_number_of_fewer_items_says_so_even_alone() -> None:
+    (group,) = group_runs([run("vat", [setting({"psnr": number("psnr", 20.0, samples=45)})])])
+    (column,) = group.columns
+    cell = group.cell(group.rows[0], column)
+    assert cell.note == "of 45 of 100 samples" and cell.ranked

@@ -138,7 +138,8 @@ class Group:
         if found.value is None:
             return Cell("", None, note=found.why or "no value")
         ranked = self._ranks(found, column)
-        note = "" if found.samples == column.samples else f"of {found.samples:,} of {column.samples:,} samples"
+        whole = max(column.samples, row.run.data.items)
+        note = "" if found.samples == whole else f"of {found.samples:,} of {whole:,} samples"
         best = ranked and found.value == self._best(column)
         values = [item.value for result in row.repeats for item in result.numbers if column.holds(item)]
         known = [value for value in (*values, found.value) if value is not None]
