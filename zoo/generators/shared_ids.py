@@ -90,12 +90,12 @@ class SharedIds(Generator):
     @classmethod
     def reference_recipe(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our recipe node for the reference implementation's own config."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} must define reference_recipe")
 
     @classmethod
     def convert(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reference's state dict under our keys."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} must define convert")
 
     @classmethod
     def from_reference(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:

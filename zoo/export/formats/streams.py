@@ -82,7 +82,7 @@ class Streams(Format):
 
     def write_index(self, file: BinaryIO, starts: np.ndarray) -> None:
         """What readers of the format expect beside the stream; `starts` (items + 1,) are ids."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define write_index")
 
     @property
     def block(self) -> Block:
