@@ -7,6 +7,7 @@ import torch
 
 from zoo.generators import GPT, Levels, Stream, Vocabulary
 from zoo.generators.layers.cache import KVCache
+from zoo.generators.layers.packed import packed
 
 GRID = Vocabulary([50], 16, grid=[4, 4])
 
@@ -36,6 +37,35 @@ def test_steps_equal_one_pass(dtype: torch.dtype) -> None:
     whole, parts = model.hidden(codes, condition), steps(model, codes, condition)
     assert parts.dtype == dtype
     assert torch.allclose(whole, parts, atol=1e-5 if dtype == torch.float32 else 0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_packed_steps_equal_one_pass(dtype: torch.dtype) -> None:
+    model = made().to(dtype)
+    for part in model.modules():
+        if isinstance(part, torch.nn.RMSNorm):
+            part.weight.uniform_(0.5, 2.0)
+    codes = torch.randint(50, (2, 16, 1), generator=torch.Generator().manual_seed(0))
+    condition = model.condition(torch.tensor([0, 2]), 2)
+    whole = model.hidden(codes, condition)
+    with packed(model):
+        parts = steps(model, codes, condition)
+        assert model.transformer.packed is not None and model.transformer.packed.weights is not None
+    assert model.transformer.packed is None
+    assert torch.allclose(whole, parts, atol=1e-5 if dtype != torch.bfloat16 else 0.1)
+
+
+def test_packed_weights_are_those_of_the_moment() -> None:
+    """Training between two draws changes the second."""
+    model, label = made(), torch.tensor([1])
+    first = model.generate(label, temperature=0.0)
+    with torch.no_grad():
+        for part in model.parameters():
+            part.copy_(torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    second = model.generate(label, temperature=0.0)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, model.generate(label, temperature=0.0, cached=False))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from zoo.generators.heads.stream import Stream
 from zoo.generators.layers.attention import Transformer
 from zoo.generators.layers.cache import KVCache
 from zoo.generators.layers.condition import Condition
+from zoo.generators.layers.packed import packed
 from zoo.generators.layers.rotary import places, spread_table
 from zoo.generators.sampling import sample
 from zoo.generators.schedules import GuidanceSchedule, as_schedule, guide
@@ -184,7 +185,7 @@ class GPT(Generator):
         last = len(self.head.groups) if stop is None else self._steps_to(stop)
         scales = [1.0 if schedule is None else schedule.at(n / len(self.head.groups)) for n in range(last)]
         pick = Pick(scales, temperature, top_k, top_p, generator)
-        with evaluating(self):
+        with evaluating(self), packed(self):
             first = self.condition(condition, rows)
             if pick.guided(len(drawn)):
                 first = torch.cat([first, self.condition(None, rows)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,9 @@ from torch.nn import functional as F
 from encoders.layers.swiglu import SwiGLU
 from zoo.generators.layers.cache import KVCache
 from zoo.generators.layers.rotary import rotate
+
+if TYPE_CHECKING:
+    from zoo.generators.layers.packed import Packed
 
 __all__ = ["Attention", "Block", "Transformer"]
 
@@ -106,7 +111,12 @@ class Transformer(nn.Module):
     Args:
         width, heads, hidden, dropout: of every block.
         depth: blocks.
+
+    Attributes:
+        packed: what takes steps of one element, while there is something; see `packed`.
     """
+
+    packed: Packed | None = None
 
     def __init__(self, width: int, depth: int, heads: int, hidden: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -124,48 +134,11 @@ class Transformer(nn.Module):
         start: int | Tensor = 0,
     ) -> Tensor:
         """See `Attention`; what comes out is normalised."""
-        if x.shape[1] == 1 and cache is not None and isinstance(start, int) and mask is None and self._lean(x):
-            return self._one(x, table, cache, start)
+        if mask is None and cache is not None and isinstance(start, int) and self.packed and self.packed.fits(x):
+            return self.packed(x, table, cache, start)
         for number, block in enumerate(self.blocks):
             x = block(x, table, mask, causal, None if cache is None else cache.layers[number], start)
         return self.norm(x)
-
-    def _lean(self, x: Tensor) -> bool:
-        """Whether nothing but the weights themselves is needed: no gradients, dropout or other precision."""
-        plain = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
-        return plain and x.dtype == self.norm.weight.dtype
-
-    def _one(self, x: Tensor, table: Tensor, cache: KVCache, start: int) -> Tensor:
-        """`forward` of one element (B, 1, W) with as few operations as there can be: at small sizes a step costs what
-        its calls cost, not what they compute."""
-        if cache.plan is None:
-            cache.plan = [self._gather(block, layer) for block, layer in zip(self.blocks, cache.layers, strict=True)]
-        batch, _, width = x.shape
-        shape, size = (batch, 3, self.heads, self.head_dim), (width,)
-        end, half = start + 1, self.head_dim // 2
-        cosine, sine = table[:, 0].to(x.dtype)
-        x = x[:, 0].clone()
-        for first, qkv, out, second, fc1, fc2, keys, values in cache.plan:
-            fused = F.linear(F.rms_norm(x, size, first, EPS), qkv).view(shape)
-            pair = fused[:, :2]
-            query, key = torch.addcmul(pair * cosine, pair.roll(half, -1), sine).unbind(1)
-            keys.select(2, start).copy_(key)
-            values.select(2, start).copy_(fused.select(1, 2))
-            seen, said = keys.narrow(2, 0, end), values.narrow(2, 0, end)
-            mixed = F.scaled_dot_product_attention(query.unsqueeze(2), seen, said)
-            x.addmm_(mixed.reshape(batch, width), out)
-            gate, value = F.linear(F.rms_norm(x, size, second, EPS), fc1).chunk(2, -1)
-            x.addmm_(F.silu(gate).mul_(value), fc2)
-        return F.rms_norm(x, size, self.norm.weight, EPS)[:, None]
-
-    @staticmethod
-    def _gather(block: nn.Module, layer: Tensor) -> tuple[Tensor, ...]:
-        """The weights of a block and the places of its keys and values."""
-        assert isinstance(block, Block)
-        attention, mlp = block.attention, block.mlp
-        first = (block.attention_norm.weight, attention.qkv.weight, attention.out.weight.t())
-        second = (block.mlp_norm.weight, mlp.fc1.weight, mlp.fc2.weight.t())
-        return *first, *second, *layer.unbind(0)
 
     def cache(self, rows: int, length: int, *, dtype: torch.dtype | None = None) -> KVCache:
         """Memory for `rows` sequences of up to `length` elements, on the device of the weights."""

@@ -22,7 +22,6 @@ class KVCache:
 
     Attributes:
         layers: keys and values of each layer, (2, rows, heads, length, head_dim).
-        plan: what `Transformer` has gathered for its steps; None before the first.
     """
 
     def __init__(
@@ -38,7 +37,6 @@ class KVCache:
     ) -> None:
         memory = torch.zeros(depth, 2, rows, heads, length, head_dim, device=device, dtype=dtype)
         self.layers: list[Tensor] = list(memory.unbind(0))
-        self.plan: list[tuple[Tensor, ...]] | None = None
 
     @property
     def bytes(self) -> int:
@@ -55,5 +53,5 @@ class KVCache:
 
     def _map(self, layers: list[Tensor]) -> Self:
         other = object.__new__(type(self))
-        other.layers, other.plan = layers, None
+        other.layers = layers
         return other
