@@ -7,10 +7,11 @@ GOLDEN := $(if $(wildcard ../shared/golden),$(abspath ../shared/golden),)
 
 .PHONY: demo test test-slow lint docs bench clean
 
-demo: $(VENV)/.installed ## photographs, speech and a mesh to tokens and back with the embedded models, into demo/
+demo: $(VENV)/.installed ## photographs, speech and a mesh to tokens and back, and pictures drawn by a GPT: embedded models, into demo/
 	$(BIN)/python scripts/demo.py --output demo
 	$(BIN)/python scripts/demo_speech.py --output demo
 	$(BIN)/python scripts/demo_shapes.py --output demo
+	$(BIN)/zoo generate gpt_tiny_photos -n 20 --guidance 2 --seed 0 -o demo/generated.png
 
 test: $(VENV)/.dev ## everything but the tests marked slow; the full golden set too where it lies beside the checkout
 	$(if $(GOLDEN),ZOO_GOLDEN=$(GOLDEN)) $(BIN)/python -m pytest -n 2 -q

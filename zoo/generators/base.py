@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from zoo.tokens import Tokens
 if TYPE_CHECKING:
     from zoo.generators.schedules import GuidanceSchedule
 
-__all__ = ["ABSENT", "Generator", "Losses", "Vocabulary"]
+__all__ = ["ABSENT", "Generator", "Losses", "Vocabulary", "evaluating"]
 
 ABSENT = -1  # stands in indices at positions that an item does not have
 
@@ -216,3 +217,14 @@ class Generator(nn.Module):
         from zoo.generators.pipeline import save_pretrained
 
         return save_pretrained(self, folder)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, and as it was afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.layers.fixed import Fixed
-from zoo.generators.base import ABSENT, Generator, Losses, Vocabulary
+from zoo.generators.base import ABSENT, Generator, Losses, Vocabulary, evaluating
 from zoo.generators.heads.base import Head
 from zoo.generators.heads.stream import Stream
 from zoo.generators.layers.attention import Transformer
@@ -329,14 +328,3 @@ class Pick:
         scale = self.scales[self.step]
         ids = sample(told if scale == 1 else guide(told, free, scale), **self._options)
         return torch.cat([ids, ids])
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and as it was afterwards."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

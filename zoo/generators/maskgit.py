@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.generators.base import ABSENT, Losses, Vocabulary
-from zoo.generators.gpt import evaluating
+from zoo.generators.base import ABSENT, Losses, Vocabulary, evaluating
 from zoo.generators.layers.uvit import UViTNet
 from zoo.generators.layers.vit import BertNet
 from zoo.generators.sampling import uniform

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.generators.base import ABSENT, Losses, Vocabulary
-from zoo.generators.gpt import evaluating
+from zoo.generators.base import ABSENT, Losses, Vocabulary, evaluating
 from zoo.generators.layers.adaln import AdaLNBlock, AdaLNHead, start_closed
 from zoo.generators.layers.cache import KVCache
 from zoo.generators.layers.vit import draw_weights
