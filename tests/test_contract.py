@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -231,13 +232,19 @@ def test_ragged_prefixes_decode_as_alone() -> None:
             torch.testing.assert_close(together[position], alone[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("quantizer", sorted(path.stem for path in (RECIPES / "quantizer").glob("*.yaml")))
-@pytest.mark.parametrize("name", TINY)
+def pairs() -> Iterator[object]:
+    """Every recipe with every quantizer; all but a seventh, in which each of both appears, are slow."""
+    quantizers = sorted(path.stem for path in (RECIPES / "quantizer").glob("*.yaml"))
+    for row, name in enumerate(TINY):
+        for column, quantizer in enumerate(quantizers):
+            yield pytest.param(name, quantizer, marks=[pytest.mark.slow] if (row + column) % 7 else [])
+
+
+@pytest.mark.parametrize("name, quantizer", pairs())
 def test_any_quantizer_goes_into_any_recipe(name: str, quantizer: str) -> None:
     node = OmegaConf.to_container(compose(name, [f"quantizer={quantizer}"]).tokenizer, resolve=True)
     assert isinstance(node, dict)
     tokenizer = build(node, device="meta")
     check_spec(tokenizer)
-    chosen = compose(name, [f"quantizer={quantizer}"]).tokenizer.quantizer._target_
-    assert chosen == f"quantizers.{type(tokenizer.quantizer).__name__}"
+    assert node["quantizer"]["_target_"] == f"quantizers.{type(tokenizer.quantizer).__name__}"
     assert tokenizer.spec.dim == tokenizer.quantizer.dim

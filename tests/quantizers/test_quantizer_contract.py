@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,7 +17,19 @@ from quantizers import Quantized, Quantizer
 
 discrete = pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items() if not c.continuous])
 every = pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items()])
-compiled = pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items() if c.compiles])
+
+
+def compiling() -> Iterator[object]:
+    """Cases that compile, which takes seconds; all but the first of each kind, by the word before "_", are slow."""
+    kinds: set[str] = set()
+    for name, case in CASES.items():
+        if case.compiles:
+            kind = name.split("_")[0]
+            yield pytest.param(case, id=name, marks=[pytest.mark.slow] if kind in kinds else [])
+            kinds.add(kind)
+
+
+compiled = pytest.mark.parametrize("case", compiling())
 
 
 def latents(case: Case, quantizer: Quantizer, batch: int = 2, tokens: int | None = None, seed: int = 0) -> Tensor:
