@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
 
 import zoo
 import zoo.generators
+from zoo.cli import app
 from zoo.data import TokenData
 from zoo.generators import Vocabulary
 from zoo.generators.pipeline import build, load
+from zoo.store.build import build as build_tokenizer
+from zoo.store.build import compose
 from zoo.training import train
 from zoo.training.generation import Perplexity, complete, make_generator
 from zoo.training.run import resolve
@@ -172,3 +177,29 @@ def test_refusals(exported: Path) -> None:
         zoo.build("gpt_tiny")
     with pytest.raises(ValueError, match=r"data\.length"):
         TokenData(str(exported), length=0)
+
+
+LEVELS = [8, 8, 8, 5, 5, 5]
+FSQ = {"_target_": "quantizers.FSQ", "levels": LEVELS}
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "digits"),
+    [
+        (FSQ, LEVELS),
+        ({"_target_": "quantizers.Projected", "quantizer": FSQ, "dim": 6}, LEVELS),
+        ({"_target_": "quantizers.VQ", "dim": 6, "codebook_size": 100}, None),
+    ],
+)
+def test_digits_are_the_levels_of_the_tokenizers_fsq(
+    quantizer: dict[str, Any], digits: list[int] | None, photographs: Path, tmp_path: Path
+) -> None:
+    node = OmegaConf.to_container(compose("titok_tiny", ["quantizer=fsq"]).tokenizer, resolve=True)
+    assert isinstance(node, dict)
+    build_tokenizer({**node, "quantizer": quantizer}).save_pretrained(tmp_path / "titok")
+    arguments = ["export", str(tmp_path / "titok"), "--data", str(photographs), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    config = complete(resolve("gpt_tiny", [f"data.tokens={tmp_path / 'out'}"]), TokenData(str(tmp_path / "out")))
+    assert config["generator"]["digits"] == digits
+    assert build(config["generator"], device="meta").digits == (tuple(digits) if digits else None)

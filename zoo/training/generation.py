@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,8 +175,8 @@ class Generated(Samples):
 def complete(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
     """The resolved recipe of a generator, with what the tokens say: vocabulary, classes, and who made them.
 
-    In the generator's node `digits: auto` becomes the levels of the tokenizer's FSQ, or null, and `head.quantizer:
-    tokenizer` the tokenizer's quantizer.
+    In the generator's node `digits: auto` becomes the levels of the FSQ in the tokenizer's quantizer, or null, and
+    `head.quantizer: tokenizer` that quantizer.
 
     Raises:
         ValueError: the data are no tokens, or the tokenizer is needed and cannot be had.
@@ -197,7 +198,9 @@ def complete(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
         if wants_quantizer:
             node["head"] = {**node["head"], "quantizer": quantizer}
         if node.get("digits") == "auto":
-            node["digits"] = quantizer["levels"] if quantizer["_target_"] == "quantizers.FSQ" else None
+            levels = _levels(quantizer)
+            every = levels and all(size == math.prod(levels) for size in vocabulary.codebook_sizes)
+            node["digits"] = levels if every else None
     speaks = {"tokenizer": data.manifest.tokenizer, "labels": list(data.labels)}
     return {**config, "generator": node, "speaks": speaks}
 
@@ -210,6 +213,15 @@ def make_generator(config: Mapping[str, Any], data: Any | None = None) -> Genera
     if own is not None and data is not None:
         own.load_state_dict(_tokenizer_of(data).quantizer.state_dict())
     return generator
+
+
+def _levels(node: Any) -> list[int] | None:
+    """Those of the first FSQ in a quantizer's node."""
+    if not isinstance(node, Mapping):
+        return None
+    if node.get("_target_") == "quantizers.FSQ":
+        return list(node["levels"])
+    return next((levels for inner in node.values() if (levels := _levels(inner)) is not None), None)
 
 
 def _tokenizer_of(data: TokenData) -> Any:
