@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
             zoo.load(name)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         zoo.load(tmp_path)
+
+
+def test_the_folder_of_a_training_leads_to_its_model(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*model\?"):
+        zoo.load(run)
 
 
 def test_incomplete_folder(folder: Path) -> None:

@@ -149,7 +149,10 @@ def inside(folder: Path, name: str) -> Path:
     """A file of a model folder; a link may only lead to the folder itself or to the hub cache it is a snapshot of."""
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {name}; expected a folder written by save_pretrained")
+        trained = folder / "model"  # where a training puts it
+        found = (trained / name).is_file()
+        hint = f"did you mean {trained}?" if found else "expected a folder written by save_pretrained"
+        raise FileNotFoundError(f"{folder} has no {name}; {hint}")
     allowed = [folder.resolve()]
     if folder.absolute().parent.name == "snapshots":
         allowed.append(folder.absolute().parent.parent.resolve() / "blobs")
