@@ -426,3 +426,13 @@ def test_durations_cost_bits() -> None:
     without_gaps = replace(segments()[1], positions=None)
     assert without_gaps.bits().item() == pytest.approx(3 * 4 + math.log2(math.comb(6, 2)))
     assert replace(segments(), lengths=torch.tensor([0, 3])).bits()[0] == 0
+
+
+def test_printed_in_one_line() -> None:
+    many = Tokens(torch.zeros(2, 64, 1, dtype=torch.int64), (512,), size=torch.tensor([[96, 128]] * 2), order="raster")
+    assert (
+        repr(many)
+        == "Tokens(indices=int64 (2, 64, 1), codebook_sizes=(512,), size=[[96, 128], [96, 128]], order='raster')"
+    )
+    few = Tokens(torch.tensor([[[1], [2]]]), (4,), scales=(1, 1))
+    assert repr(few) == "Tokens(indices=[[[1], [2]]], codebook_sizes=(4,), scales=(1, 1), order='raster')"

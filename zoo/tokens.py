@@ -84,6 +84,12 @@ class Tokens:
         if gains is not None and (gains.ndim != 2 or len(gains) != shape[0] or not gains.is_floating_point()):
             raise ValueError(f"gains must be float ({shape[0]}, S), got {gains.dtype} {tuple(gains.shape)}")
 
+    def __repr__(self) -> str:
+        """What is set; of tensors with more than a few numbers their dtype and shape."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [f"{name}={_brief(value)}" for name, value in values.items() if isinstance(value, Tensor) or value]
+        return f"Tokens({', '.join(shown)})"
+
     def __len__(self) -> int:
         return self.indices.shape[0]
 
@@ -367,6 +373,14 @@ class Tokens:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **tensors)
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.numel() <= 8:
+        return str(value.tolist())
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def _lengths(mask: Tensor, scales: tuple[int, ...]) -> Tensor | None:
