@@ -34,7 +34,10 @@ ROOMS = ("zoo", "quantizers", "encoders", "decoders", "recipes", "checkpoints")
 LINKED = ("docs", "scripts", "benchmarks", "tests")
 RUN = ("python", "bash")
 OTHER = ("text", "yaml", "json")
-EMBEDDED = ("fsq_f8_tiny", "onedpiece_tiny_128", "flextok_tiny_128", "wavtokenizer_tiny", "rvq_tiny_24k", "vat_tiny")
+EMBEDDED = (
+    "fsq_f8_tiny", "onedpiece_tiny_128", "flextok_tiny_128", "wavtokenizer_tiny", "rvq_tiny_24k", "vat_tiny",
+    "gpt_tiny_photos",
+)  # fmt: skip
 FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\s*$")
 REASON = re.compile(r" *<!-- not run: (?P<reason>.+) -->\s*$")
 SHELL = re.compile(r"[|><;&`]|\$\(")

@@ -60,7 +60,7 @@ def test_two_processes_are_as_one(photos: Path, tmp_path: Path) -> None:
     files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png")}
     assert files == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.png")}
     assert len(both.runs[0].originals) == len(both.runs[0].settings[1].samples) == 3
-    again = evaluate(names, photos, **options, output=tmp_path / "two", processes=2)
+    again = evaluate(names, photos, **options, output=tmp_path / "two")
     assert again == both, "finished runs are kept whatever the number of processes"
 
 

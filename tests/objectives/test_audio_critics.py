@@ -90,7 +90,7 @@ def test_gradient_reaches_the_waveform_and_features_match_themselves(critic: Aud
         assert gradient.isfinite().all() and gradient.any()
 
 
-@pytest.mark.parametrize("length", [1, 5, 100, 2999])
+@pytest.mark.parametrize("length", [1, 2999])
 def test_any_length_and_silence(critic: AudioCritic, length: int) -> None:
     for x in (torch.zeros(1, 1, length), noise(1, 1, length)):
         x.requires_grad_()
