@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.generators import GPT, GuidanceSchedule, Stream, Vocabulary
+from zoo.generators import GPT, RAR, Generator, GuidanceSchedule, MaskGIT, Stream, Vocabulary
 from zoo.spec import TokenizerSpec
 
 PLAIN = Vocabulary([30], 8)
@@ -124,3 +124,14 @@ def test_refusals() -> None:
         GPT(PLAIN, Stream(), classes=2, condition_dim=3, width=32, depth=1, heads=2)
     with pytest.raises(ValueError, match="leave no positions"):
         model.generate(torch.tensor([1]), stop=0)
+
+
+@pytest.mark.parametrize("kind", [GPT, MaskGIT, RAR])
+@pytest.mark.parametrize("temperature", [None, 0.0])
+def test_weights_that_are_no_numbers_are_told(kind: type[Generator], temperature: float | None) -> None:
+    model = kind(PLAIN, classes=5, width=48, depth=2, heads=4)  # type: ignore[call-arg, arg-type]
+    with torch.no_grad():
+        next(parameter for name, parameter in model.named_parameters() if parameter.ndim == 2).fill_(torch.nan)
+    options = {} if temperature is None else {"temperature": temperature}
+    with pytest.raises(ValueError, match=f"{kind.__name__} gives NaN or infinity"):
+        model.generate(torch.tensor([1, 2]), **options)

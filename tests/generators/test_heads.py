@@ -104,20 +104,32 @@ def test_cache_says_the_same(name: str) -> None:
         assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "delay"])
-def test_goes_on_from_a_prefix(name: str) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_goes_on_from_any_prefix(name: str) -> None:
+    """What is given stays; given what the model would have drawn itself, it goes on as it would have."""
     model, indices, labels = made(name).eval(), some(CASES[name][0])[:1], torch.tensor([2])
-    if isinstance(model.head, Shuffle) or name == "frames":
-        with pytest.raises(ValueError, match="whole number of steps"):
-            model.generate(labels, prefix=indices[:, :3])
-        return
-    groups = model.head.groups if isinstance(model.head, Levels) else (1,) * model.vocabulary.num_tokens
-    known, stop = groups[0], sum(groups[:2])
-    whole = model.generate(labels, prefix=indices[:, :known], temperature=0)
-    assert torch.equal(whole[:, :known], indices[:, :known])
-    assert torch.equal(whole, model.generate(labels, prefix=indices[:, :known], temperature=0, cached=False))
-    short = model.generate(labels, prefix=indices[:, :known], temperature=0, stop=stop)
-    assert torch.equal(short[:, :stop], whole[:, :stop]) and bool((short[:, stop:] == -1).all())
+    count = model.vocabulary.num_tokens
+    own = model.generate(labels, temperature=0, guidance=1.5)
+    for known in {0, 1, 3, count // 2, count - 1, count}:
+        again = model.generate(labels, prefix=own[:, :known], temperature=0, guidance=1.5)
+        assert torch.equal(again, own), known
+        whole = model.generate(labels, prefix=indices[:, :known], temperature=0)
+        assert torch.equal(whole[:, :known], indices[:, :known])
+        assert torch.equal(whole, model.generate(labels, prefix=indices[:, :known], temperature=0, cached=False))
+        stop = min(known + 2, count)
+        short = model.generate(labels, prefix=indices[:, :known], temperature=0, stop=stop)
+        assert torch.equal(short[:, :stop], whole[:, :stop]) and bool((short[:, stop:] == -1).all())
+
+
+def test_prefixes_that_are_none() -> None:
+    model, labels = made("delay").eval(), torch.tensor([2, 1])
+    fine = some(CASES["delay"][0])[:2, :2]
+    for prefix in (fine[:1], fine[..., 0], fine.float(), fine + 100, fine - 100, fine.repeat(1, 99, 1)):
+        with pytest.raises(ValueError, match="prefix is int64"):
+            model.generate(labels, prefix=prefix)
+    for stop in (-1, 999):
+        with pytest.raises(ValueError, match="stop lies in 0 to"):
+            model.generate(labels, stop=stop)
 
 
 def test_likelihood_is_that_of_the_draws() -> None:

@@ -212,6 +212,13 @@ class Generator(nn.Module):
                 f"{tuple(indices.shape)}; cut or pad with -1 to {want[0]} positions"
             )
 
+    def check_finite(self, said: Tensor) -> None:
+        """Raise ValueError if what the network says holds NaN or infinity: no code could be drawn from it."""
+        if not bool(said.isfinite().all()):
+            raise ValueError(
+                f"{type(self).__name__} gives NaN or infinity: its weights are damaged, or too large for {said.dtype}"
+            )
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `config.json`, `model.safetensors` and `README.md`; `zoo.generators.load(folder)` reads them back."""
         from zoo.generators.pipeline import save_pretrained

@@ -166,8 +166,9 @@ class GPT(Generator):
         Args:
             condition, count, temperature, top_k, top_p, guidance, generator: see `Generator`.
             steps: None; the head says how many there are.
-            prefix: (B, n, Q) codes that are given, whole steps of the head.
-            stop: positions after which to stop, whole steps of the head; None for all.
+            prefix: (B, n, Q) codes of the first positions. Where they are a part of what a step draws, the step draws
+                the rest (delay, windows, levels).
+            stop: positions after which to stop; None for all.
             cached: keep keys and values; without, every step reads the whole sequence again.
 
         Returns:
@@ -180,23 +181,37 @@ class GPT(Generator):
         schedule = as_schedule(guidance)
         if schedule is not None and condition is None:
             raise ValueError("guidance compares with and without a condition; give a condition, or leave guidance out")
-        drawn = [] if prefix is None else self.head.known(self._split(prefix))
+        given = [] if prefix is None else self._given(prefix, rows)
         last = len(self.head.groups) if stop is None else self._steps_to(stop)
         scales = [1.0 if schedule is None else schedule.at(n / len(self.head.groups)) for n in range(last)]
         pick = Pick(scales, temperature, top_k, top_p, generator)
         with evaluating(self), packed(self):
             first = self.condition(condition, rows)
-            if pick.guided(len(drawn)):
+            whole = next((step for step, ids in enumerate(given) if bool((ids == ABSENT).any())), len(given))
+            if pick.guided(whole):
                 first = torch.cat([first, self.condition(None, rows)])
-                drawn = [ids.repeat(2, 1, 1) for ids in drawn]
-            drawn = self._draw(first, drawn, pick, cached)
+                given = [ids.repeat(2, 1, 1) for ids in given]
+            drawn = self._draw(first, given, whole, pick, cached)
         if not drawn:
             raise ValueError(f"nothing to generate: prefix and stop={stop} leave no positions")
-        return self._join(self.head.collect([ids[:rows] for ids in drawn]))
+        codes = self._join(self.head.collect([ids[:rows] for ids in drawn]))
+        if stop is not None:
+            codes[:, stop:] = ABSENT
+        return codes
 
-    def _draw(self, condition: Tensor, drawn: list[Tensor], pick: Pick, cached: bool) -> list[Tensor]:
-        """Ids of all steps. Rows are items; while there is guidance, then the same items without condition."""
+    def _draw(self, condition: Tensor, given: list[Tensor], whole: int, pick: Pick, cached: bool) -> list[Tensor]:
+        """Ids of all steps. Rows are items; while there is guidance, then the same items without condition.
+
+        Args:
+            condition: (R, T, W).
+            given: ids of the first steps, -1 where one is to be drawn.
+            whole: steps of which all ids are given.
+        """
+        drawn = given[:whole]
+        if whole >= len(pick.scales):
+            return drawn
         hidden, context = self.start(condition, drawn, cached=cached)
+        self.check_finite(hidden)
         doubled, over = pick.guided(len(drawn)), None
         for step in range(len(drawn), len(pick.scales)):
             pick.step = step
@@ -204,7 +219,11 @@ class GPT(Generator):
                 doubled, rows = False, len(hidden) // 2
                 condition, hidden, drawn = condition[:rows], hidden[:rows], [ids[:rows] for ids in drawn]
                 context = None if context is None else Context(context.cache.first(rows), context.length)
-            drawn.append(self.head.draw(hidden, step, pick))
+            ids = self.head.draw(hidden, step, pick)
+            if step < len(given):
+                fixed = given[step][: len(ids)]
+                ids = torch.where(fixed == ABSENT, ids, fixed)
+            drawn.append(ids)
             if (ends := self.head.ended(drawn[-1])) is not None:
                 over = ends if over is None else over[: len(ends)] | ends
                 if bool(over.all()):
@@ -215,6 +234,7 @@ class GPT(Generator):
                 hidden, _ = self.start(condition, drawn, cached=False)
             else:
                 hidden = self.advance(self.head.feed(drawn), context)
+        self.check_finite(hidden)  # what is not finite stays in the keys and values of all steps that follow
         return drawn
 
     def start(
@@ -262,8 +282,26 @@ class GPT(Generator):
         """
         self._step = torch.compile(self.step, fullgraph=True, **options)
 
+    def _given(self, prefix: Tensor, rows: int) -> list[Tensor]:
+        """What `Head.known` says of the first codes (B, n, Q) of so many items.
+
+        Raises:
+            ValueError: they are none of this vocabulary.
+        """
+        vocabulary = self.vocabulary
+        sizes = torch.tensor(vocabulary.codebook_sizes, device=prefix.device)
+        fits = prefix.dtype == torch.int64 and prefix.ndim == 3 and prefix.shape[::2] == (rows, vocabulary.depth)
+        if not fits or prefix.shape[1] > vocabulary.num_tokens or bool(((prefix < ABSENT) | (prefix >= sizes)).any()):
+            raise ValueError(
+                f"prefix is int64 ({rows}, 0 to {vocabulary.num_tokens}, {vocabulary.depth}) of codes below "
+                f"{vocabulary.codebook_sizes}, got {prefix.dtype} {tuple(prefix.shape)}"
+            )
+        return self.head.known(self._split(prefix))
+
     def _steps_to(self, positions: int) -> int:
         """Steps of the head after which so many positions are known."""
+        if not 0 <= positions <= self.vocabulary.num_tokens:
+            raise ValueError(f"stop lies in 0 to {self.vocabulary.num_tokens} positions, got {positions}")
         empty = torch.zeros(1, positions, len(self.digits or (0,)) * self.vocabulary.depth, dtype=torch.int64)
         return len(self.head.known(empty))
 

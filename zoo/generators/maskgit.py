@@ -177,6 +177,8 @@ class MaskGIT(SharedIds):
                 both = torch.cat([class_ids, torch.full_like(class_ids, self.none_id)])
                 told, free = self.logits(ids.repeat(2, 1), both).chunk(2)
                 logits = guide(told, free, scale)
+            if progress == 0:
+                self.check_finite(logits)
             return logits if every_id else logits[..., : self.mask_id]
 
         return predict

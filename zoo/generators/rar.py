@@ -191,6 +191,7 @@ class RAR(SharedIds):
         length = self.vocabulary.num_tokens
         with evaluating(self):
             stepper = self.stepper(condition, count=count, guidance=guidance)
+            self.check_finite(stepper.first)
             ids = torch.empty(len(stepper.first), 0, dtype=torch.int64, device=self.device)
             ids = complete(
                 stepper,

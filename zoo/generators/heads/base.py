@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
@@ -197,22 +198,18 @@ class Head(nn.Module):
         return codes.masked_fill((codes[..., :1] == ABSENT).long().cumsum(1) > 0, ABSENT)
 
     def known(self, prefix: Tensor) -> list[Tensor]:
-        """What the steps drew that give the first n positions (R, n, Q).
+        """What the first n positions (R, n, Q) say of the steps, up to the last that they say something of.
 
-        Raises:
-            ValueError: no number of whole steps gives them.
+        Returns:
+            Ids (R, n, G) of the slots of each step, -1 in cells behind the prefix.
         """
-        depth, rows = self.vocabulary.depth, prefix.shape[1]
-        pattern, starts = self.pattern.value, self._starts
-        inside = (pattern >= 0) & (pattern < rows * depth)
-        steps = next((step for step, start in enumerate(starts) if int(inside[:start].sum()) == rows * depth), None)
-        if steps is None or not bool((inside[: starts[steps]] | (pattern[: starts[steps]] < 0)).all()):
-            raise ValueError(
-                f"{rows} positions are no whole number of steps of {type(self).__name__}, whose steps have "
-                f"{self.groups[:12]}... slots"
-            )
-        missing = self.vocabulary.num_tokens - rows
-        ids = self.ids(F.pad(prefix, (0, 0, 0, missing), value=ABSENT))
+        beginning, starts = prefix.shape[1] * self.vocabulary.depth, self._starts
+        pattern = self.pattern(prefix.device)
+        behind = pattern >= beginning
+        told = ((pattern != ABSENT) & ~behind).any(1).nonzero()
+        missing = self.vocabulary.num_tokens - prefix.shape[1]
+        ids = self.ids(F.pad(prefix, (0, 0, 0, missing), value=ABSENT)).masked_fill(behind, ABSENT)
+        steps = bisect_left(starts, int(told[-1]) + 1) if len(told) else 0
         return [ids[:, starts[step] : starts[step + 1]] for step in range(steps)]
 
 
