@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | bench    Each is one command, safe to repeat, quick the second time.
+# make demo | test | test-slow | lint | docs | bench | clean    Each is one command, safe to repeat, quick the second time.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ GOLDEN := $(if $(wildcard ../shared/golden),$(abspath ../shared/golden),)
 
 .PHONY: demo test test-slow lint docs bench clean
 
-demo: $(VENV)/.installed ## photographs, speech and a mesh to tokens and back, and pictures drawn by a GPT: embedded models, into demo/
+demo: $(VENV)/.installed ## photographs, speech and a mesh to tokens and back, and pictures drawn, into demo/
 	$(BIN)/python scripts/demo.py --output demo
 	$(BIN)/python scripts/demo_speech.py --output demo
 	$(BIN)/python scripts/demo_shapes.py --output demo
@@ -27,7 +27,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 docs: $(VENV)/.dev ## build the pages into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.dev ## encode and decode rates of the TiTok models
+bench: $(VENV)/.dev ## encode and decode rates of image tokenizers of one dimension
 	$(BIN)/python benchmarks/image1d.py
 
 clean:

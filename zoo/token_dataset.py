@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -61,8 +61,14 @@ class TokenDataset(Dataset[Record]):
     def __len__(self) -> int:
         return len(self._range)
 
-    def __getitem__(self, index: int) -> Record:
-        """Item `index`; negative ones count from the end."""
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Record | Self:
+        """Item `index`, where negative ones count from the end; of a slice, a data set of those items."""
+        if isinstance(index, slice):
+            return self._part(self._range[index])
         try:
             place = self._range[index]
         except IndexError:
@@ -82,8 +88,11 @@ class TokenDataset(Dataset[Record]):
         if not 0 <= rank < world:
             raise ValueError(f"expected 0 <= rank < world, got rank {rank} of {world}")
         first, last = (len(self) * step // world for step in (rank, rank + 1))
+        return self._part(self._range[first:last])
+
+    def _part(self, places: range) -> Self:
         part = object.__new__(type(self))
-        part.__dict__ = {**self.__dict__, "_range": self._range[first:last], "_state": {}}
+        part.__dict__ = {**self.__dict__, "_range": places, "_state": {}}
         return part
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import Result
@@ -11,6 +12,7 @@ from typer.testing import Result
 import zoo
 from zoo import training
 from zoo.cli import doctor
+from zoo.generators.pipeline import build
 
 Cli = Callable[..., Result]
 COMMANDS = [
@@ -113,6 +115,17 @@ def test_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=2"])
     fine = cli("doctor")
     assert fine.exit_code == 0 and "everything is in place" in fine.stdout
+
+
+def test_info_of_generators(cli: Cli, tmp_path: Path) -> None:
+    recipe = " ".join(cli("info", "maskgit_tiny").stdout.split())
+    assert "MaskGIT" in recipe and "zoo train maskgit_tiny data.tokens=DIR" in recipe
+    vocabulary = {"_target_": "zoo.generators.Vocabulary", "codebook_sizes": [16], "num_tokens": 8}
+    node = {"_target_": "zoo.generators.GPT", "vocabulary": vocabulary, "width": 16, "depth": 1, "heads": 2}
+    build(node).save_pretrained(tmp_path / "gpt")
+    facts = json.loads(cli("info", str(tmp_path / "gpt"), "--json").stdout)
+    assert facts["family"] == "GPT" and facts["vocabulary"]["num_tokens"] == 8 and facts["params"] > 0
+    assert "codes of no known name" in cli("info", str(tmp_path / "gpt")).stdout
 
 
 def test_generators_are_listed_apart(cli: Cli) -> None:

@@ -59,8 +59,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "food/broken.jpg").write_bytes(b"no picture")
     (root / "cats/chelsea.txt").write_text("a  cat\nlooks")
     lines = [
-        {"file_name": "cats/chelsea.jpg", "stars": 5, "width": 451, "source": {"by": "Stéfan"}},
-        {"file_name": "food/coffee.jpg", "stars": 3, "caption": "a cup"},
+        {"file_name": "cats/chelsea.jpg", "stars": 5, "width": 451, "source": {"by": "Stéfan"}, "hash": 2**63},
+        {"file_name": "food/coffee.jpg", "stars": 3, "caption": "a cup", "hash": -(2**63)},
     ]
     (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root

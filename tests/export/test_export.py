@@ -20,7 +20,7 @@ import torch
 import zoo
 from zoo.data.audio import read_audio, write_audio
 from zoo.data.images import fit, read_image
-from zoo.export import core, inputs, work
+from zoo.export import core, formats, inputs, work
 from zoo.export.claims import Claims
 from zoo.export.formats import FORMATS
 from zoo.export.job import open_worker, run_export
@@ -324,9 +324,31 @@ def test_options_that_do_not_fit_are_told(flexible: str, grid: str, crops: Path,
         (Request(flexible, str(crops), codebooks=2), "codebooks"),
         (Request(flexible, str(crops), "zip"), "the format is one of"),
         (Request(flexible, str(tmp_path)), "holds no images"),
+        (Request(flexible, str(crops), size=64), "pictures of any size"),
     ):
         with pytest.raises(ValueError, match=said):
             open_worker(request, tmp_path / "out")
     with pytest.raises(ValueError, match="shard_items is at least 1"):
         Request(flexible, str(crops), shard_items=0)
+    with pytest.raises(ValueError, match="in place of max_side"):
+        Request(grid, str(crops), size=64, max_side=64)
     assert work.default_workers() >= 1
+
+
+def test_squares_for_a_tokenizer_of_any_size(grid: str, photos: Path, export: Callable[..., Path]) -> None:
+    data = zoo.TokenDataset(export(grid, photos, size=48))
+    image = fit(read_image(photos / "food/coffee.jpg"), 48)[0]
+    found = next(record for record in data if record.id == "food/coffee.jpg")
+    with torch.inference_mode():
+        assert found.tokens.equal(zoo.load(grid).encode(image[None]))
+    assert {record.tokens.num_tokens for record in data} == {36}
+
+
+def test_what_a_format_needs_is_told_before_anything_is_made(
+    flexible: str, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"parquet needs pyarrow: pip install 'tokenizer-zoo\[export\]'"):
+        open_worker(Request(flexible, str(crops)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    open_worker(Request(flexible, str(crops), "webdataset"), tmp_path / "tar")

@@ -40,6 +40,7 @@ def test_every_format_gives_the_tokens_back(
     assert [record.caption for record in data] == [None, "a cat looks", "a cup", None, None]
     assert [record.metadata["stars"] for record in data] == [None, 5, 3, None, None]
     assert data[1].metadata["width"] == 451
+    assert [data[number].metadata["hash"] for number in (1, 2)] == [str(2**63), str(-(2**63))], "beyond 64 bits: text"
     assert json.loads(data[1].metadata["source"]) == {"by": "Stéfan"}
     for record, name in zip(data, NAMES, strict=True):
         image = read_image(photos / name)
@@ -230,6 +231,7 @@ def test_parts_and_workers_see_every_item_once(
         found = [record.id for rank in range(world) for record in data.shard(rank, world)]
         assert found == NAMES
     assert data.shard(1, 2)[-1].id == NAMES[-1] and data[-1].id == NAMES[-1]
+    assert [record.id for record in data[1:4]] == NAMES[1:4] and [record.id for record in data[::-2]] == NAMES[::-2]
     again = pickle.loads(pickle.dumps(data))
     assert [record.id for record in again.shard(0, 2).shard(0, 2)] == NAMES[:1]
     loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=1, collate_fn=list)

@@ -203,3 +203,13 @@ def test_digits_are_the_levels_of_the_tokenizers_fsq(
     config = complete(resolve("gpt_tiny", [f"data.tokens={tmp_path / 'out'}"]), TokenData(str(tmp_path / "out")))
     assert config["generator"]["digits"] == digits
     assert build(config["generator"], device="meta").digits == (tuple(digits) if digits else None)
+
+
+def test_pictures_of_several_sizes_are_refused(photographs: Path, tmp_path: Path) -> None:
+    for options, name in ((["--max-side", "64"], "own"), (["--size", "32"], "square")):
+        arguments = ["export", "fsq_f8_tiny", "--data", str(photographs), *options, "-o", str(tmp_path / name)]
+        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+    assert TokenData(str(tmp_path / "square")).vocabulary.grid == (4, 4)
+    with pytest.raises(ValueError, match="export with --size"):
+        _ = TokenData(str(tmp_path / "own")).vocabulary

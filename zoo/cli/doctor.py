@@ -98,9 +98,10 @@ def _devices() -> list[str]:
 def _models() -> str:
     from zoo.store.cards import card, list_models
 
-    inside = list_models(embedded=True)
+    inside = list_models(embedded=True, kind=None)
     absent = [name for name in inside if not card(name).weights_path.is_file()]
-    text = f"{len(list_models())} known, {len(inside)} in the package"
+    text = f"{len(list_models())} tokenizers and {len(list_models(kind='generator'))} generators known, "
+    text += f"{len(inside)} in the package"
     return text + (f", [red]files missing for {', '.join(absent)}[/]" if absent else "")
 
 
@@ -110,5 +111,7 @@ def _advice(rows: list[tuple[str, str, str, bool]]) -> list[str]:
     if not broken:
         return ["everything is in place"]
     extras = [extra for extra in broken if extra]
-    core = ["core: pip install --upgrade tokenizer-zoo"] if "" in broken and rows[0][0] != "tokenizer-zoo" else []
+    if not extras and rows[0][0] == "tokenizer-zoo":
+        return []  # its row says how to install it
+    core = ["core: pip install --upgrade tokenizer-zoo"] if "" in broken else []
     return ["to install what is missing:", *core, *(f"{name}: pip install 'tokenizer-zoo[{name}]'" for name in extras)]

@@ -81,6 +81,9 @@ def export(
     ] = 0,
     fit: FitOption = FitName.crop,
     max_side: MaxSide = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="For tokenizers that take any size: make squares of pictures, by --fit.")
+    ] = None,
     chunk: Chunk = 30.0,
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -125,6 +128,7 @@ def export(
             text_vocab_size=text_vocab,
             fit=fit.value,
             max_side=max_side,
+            size=size,
             chunk=chunk,
         )
         worker = open_worker(request, output, device="cpu" if engine is EngineName.ray else chosen, workers=workers)

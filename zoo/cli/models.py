@@ -105,8 +105,8 @@ def _facts(name: str) -> dict[str, Any]:
     from zoo.store.load import CONFIG, read_config
 
     facts: dict[str, Any] = {"name": name}
-    if name in list_models(kind="generator"):
-        return _generator_facts(name)
+    if (found := _generator_facts(name)) is not None:
+        return found
     if name in list_models():
         item = card(name)
         facts |= item.to_dict()
@@ -135,24 +135,40 @@ def _facts(name: str) -> dict[str, Any]:
     return facts
 
 
-def _generator_facts(name: str) -> dict[str, Any]:
+def _generator_facts(name: str) -> dict[str, Any] | None:
+    """Of a generator's card, folder or recipe; None where a name is none of these."""
     from dataclasses import asdict
 
     from zoo.generators.pipeline import build
-    from zoo.store.build import GENERATOR_ROOMS, public
-    from zoo.store.cards import card
+    from zoo.store.build import GENERATOR_ROOMS, compose, public
+    from zoo.store.cards import card, list_models, list_recipes
+    from zoo.store.load import CONFIG, read_document
 
-    item = card(name)
-    if item.weights.layout == "reference":
-        node = public(f"zoo.generators.{item.family}", GENERATOR_ROOMS).reference_recipe(item.config)
+    facts: dict[str, Any] = {"name": name}
+    if name in list_models(kind="generator"):
+        item = card(name)
+        facts, document = item.to_dict(), item.config
+        if item.weights.layout == "reference":
+            node = public(f"zoo.generators.{item.family}", GENERATOR_ROOMS).reference_recipe(item.config)
+        else:
+            node = item.config["generator"]
+    elif (path := Path(name) / CONFIG).is_file():
+        document = read_document(path, name)
+        if not isinstance(node := document.get("generator"), dict):
+            return None
+    elif name in list_recipes(kind="generator"):
+        family = str(compose(name).generator["_target_"]).rpartition(".")[2]
+        notes = f"A recipe, whose codes are those it learns from; train it with `zoo train {name} data.tokens=DIR`."
+        return facts | {"family": family, "notes": notes}
     else:
-        node = item.config["generator"]
+        return None
     generator = build(node, device="meta")
-    return item.to_dict() | {
+    return facts | {
+        "family": type(generator).__name__,
         "vocabulary": asdict(generator.vocabulary),
         "classes": generator.classes,
-        "tokenizer": item.config["tokenizer"],
-        "labels": list(item.config.get("labels", ())),
+        "tokenizer": document.get("tokenizer"),
+        "labels": list(document.get("labels") or ()),
         "params": sum(parameter.numel() for parameter in generator.parameters()),
     }
 
@@ -169,7 +185,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    rows = _spec_rows(TokenizerSpec(**facts["spec"])) if "spec" in facts else _vocabulary_rows(facts)
+    rows = _vocabulary_rows(facts) if "vocabulary" in facts else []
+    if "spec" in facts:
+        rows = _spec_rows(TokenizerSpec(**facts["spec"]))
     for key, value in [*rows, *_card_rows(facts)]:
         table.add_row(key, value)
     console.print(table, highlight=False)
@@ -208,7 +226,10 @@ def _vocabulary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     vocabulary = facts["vocabulary"]
     classes = "" if facts["classes"] is None else f"{facts['classes']:,}"
     rows = [
-        ("generates", f"{facts['modality']} codes of {facts['tokenizer']}"),
+        (
+            "generates",
+            " ".join(filter(None, [facts.get("modality"), "codes of", facts["tokenizer"] or "no known name"])),
+        ),
         ("tokens", f"{vocabulary['num_tokens']:,}, {vocabulary['order'].replace('_', ' ')}"),
         ("codebooks", " + ".join(f"{count:,}" for count in vocabulary["codebook_sizes"]) + " codes"),
         ("classes", ", ".join(facts["labels"]) or classes),
@@ -261,7 +282,9 @@ def _shape_rows(spec: TokenizerSpec) -> list[tuple[str, str]]:
 def _card_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     from zoo.store.cards import OPEN_LICENSES
 
-    rows = [("family", facts["family"]), ("parameters", f"{_millions(facts['params'])} ({facts['params']:,})")]
+    rows = [("family", facts["family"])]
+    if "params" in facts:
+        rows.append(("parameters", f"{_millions(facts['params'])} ({facts['params']:,})"))
     if weights := facts.get("weights"):
         home = weights["hub"] or weights.get("source")
         files = [part["file"] for part in weights["parts"].values()] or [weights["file"]]

@@ -12,20 +12,22 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name from `zoo list --recipes`.")],
+    recipe: Annotated[str, typer.Argument(help="Name from `zoo list --recipes`, or with --generators.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value changes to the recipe, in Hydra's grammar.")
     ] = None,
 ) -> None:
-    """Train a tokenizer from a recipe; the same command resumes an interrupted run.
+    """Train a tokenizer or a generator from a recipe; the same command resumes an interrupted run.
 
-    Works under torchrun and SLURM as it is. On finish or interrupt the run folder holds a model that `zoo.load` opens.
+    Works under torchrun and SLURM as it is. On finish or interrupt the run folder holds a model that `zoo.load` or
+    `zoo generate` opens.
 
     \b
     Examples:
       zoo train titok_tiny trainer.max_steps=20
       zoo train onedpiece_s256 data.root=/data/imagenet/train trainer.devices=8
       zoo train titok_tiny data.root=photos quantizer=fsq run_dir=runs/titok_fsq
+      zoo train gpt_tiny data.tokens=tokens
     """
     from zoo.store.cards import check_trains
 

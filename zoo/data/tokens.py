@@ -129,6 +129,10 @@ class TokenData(SampledData):
         count = self.length or max(counts)
         nested = spec.order == "coarse_to_fine"
         flexible = (nested and min(counts) < count) if self.ends is None else self.ends
+        if spec.modality == "image" and spec.any_size and len(sizes) > 1:
+            raise ValueError(
+                f"{self.root} holds pictures of {len(sizes)} sizes, and a generator draws one: export with --size SIDE"
+            )
         size: tuple[int, ...] | None = next(iter(sizes)) if len(sizes) == 1 else None
         if spec.modality == "audio" and spec.downsample is not None and not layout.scales:
             size = (count * spec.downsample,)

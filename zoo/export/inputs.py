@@ -16,6 +16,7 @@ from zoo.export.format import Columns
 
 __all__ = ["Facts", "Inputs", "Part", "open_inputs"]
 
+LONG = 2**63  # what whole numbers of a column lie below
 PROBED = 64  # items whose JSON says which columns there are
 RESERVED = frozenset(
     {"id", "tokens", "length", "lengths", "slots", "scales", "size", "label", "caption", "extra", "facts"}
@@ -202,7 +203,14 @@ class ShardInputs(Inputs):
 class HubInputs(Inputs):
     """A data set of `datasets`: the class is its ClassLabel (or `label`) column, all other columns are metadata."""
 
-    KINDS: ClassVar = {"int": "int", "uint": "int", "float": "float", "bool": "bool", "string": "string"}
+    KINDS: ClassVar = {
+        "int": "int",
+        "uint64": "json",
+        "uint": "int",
+        "float": "float",
+        "bool": "bool",
+        "string": "string",
+    }
 
     def __init__(self, source: HubSource, shard_items: int) -> None:
         import datasets
@@ -317,7 +325,8 @@ def _kinds(lines: Iterable[Mapping[str, Any]]) -> Columns:
         for name, value in line.items():
             kinds = found.setdefault(name, set())
             if value is not None:
-                kinds.add({bool: "bool", int: "int", float: "float", str: "string"}.get(type(value), "json"))
+                kind = {bool: "bool", int: "int", float: "float", str: "string"}.get(type(value), "json")
+                kinds.add(kind if kind != "int" or _fits(value, "int") else "json")
     joined = {frozenset({"int", "float"}): "float"}
     return {
         name: next(iter(kinds)) if len(kinds) == 1 else joined.get(frozenset(kinds), "json")
@@ -335,6 +344,8 @@ def _fits(value: Any, kind: str) -> bool:
     wanted: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "string": (str,)}
     if value is None or kind == "json":
         return True
+    if kind == "int" and isinstance(value, int) and not -LONG <= value < LONG:
+        return False
     return isinstance(value, wanted[kind]) and (kind == "bool") == isinstance(value, bool)
 
 

@@ -136,10 +136,10 @@ class ImageReader(Reader):
     def read(self, source: Source, index: int) -> Sample:
         """As `Reader.read`."""
         image = decode_picture(source.read(index))
-        spec, most = self.tokenizer.spec, self.request.max_side
-        if not spec.any_size:
+        spec, most, side = self.tokenizer.spec, self.request.max_side, self.request.size
+        if side is not None or not spec.any_size:
             mode: FitMode = self.request.fit  # type: ignore[assignment]
-            return Sample(fit(image, (spec.input_shape[1], spec.input_shape[2]), mode)[0])
+            return Sample(fit(image, (side, side) if side else (spec.input_shape[1], spec.input_shape[2]), mode)[0])
         longest = max(image.shape[1:])
         if most is None or longest <= most:
             return Sample(image)
@@ -268,6 +268,9 @@ def open_reader(tokenizer: Tokenizer, request: Request) -> Reader:
             f"--tokens keeps a prefix, which needs an order from coarse to fine; {request.model} has "
             f"{tokenizer.spec.order!r}"
         )
+    spec = tokenizer.spec
+    if request.size is not None and (spec.modality != "image" or not spec.any_size):
+        raise ValueError(f"--size is for tokenizers of pictures of any size, {request.model} takes {spec.input_shape}")
     if isinstance(tokenizer, AudioTokenizer):
         return SoundReader(tokenizer, request)
     return (ShapeReader if isinstance(tokenizer, ShapeTokenizer) else ImageReader)(tokenizer, request)

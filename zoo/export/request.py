@@ -28,6 +28,7 @@ class Request:
         text_vocab_size: ids below those of the codes, in streams.
         fit: how pictures are brought to a tokenizer of one size: crop, pad or stretch.
         max_side: that larger pictures are shrunk to, for a tokenizer of any size.
+        size: of the squares that pictures are brought to by `fit`, for a tokenizer of any size; None for their own.
         chunk: seconds of sound that go through at once.
     """
 
@@ -44,12 +45,15 @@ class Request:
     text_vocab_size: int = 0
     fit: str = "crop"
     max_side: int | None = None
+    size: int | None = None
     chunk: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("shard_items", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
+        if self.size is not None and (self.size < 1 or self.max_side is not None):
+            raise ValueError(f"size is at least 1 and stands in place of max_side, got {self.size} and {self.max_side}")
         if self.text_vocab_size < 0:
             raise ValueError(f"text_vocab_size is at least 0, got {self.text_vocab_size}")
 

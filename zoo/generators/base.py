@@ -220,7 +220,7 @@ class Generator(nn.Module):
             )
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json`, `model.safetensors` and `README.md`; `zoo.generators.load(folder)` reads them back."""
+        """Write `config.json`, `model.safetensors` and `README.md`, which `zoo.generators.pipeline.load` reads."""
         from zoo.generators.pipeline import save_pretrained
 
         return save_pretrained(self, folder)

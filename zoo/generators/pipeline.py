@@ -134,7 +134,7 @@ class Pipeline:
         """Both by the generator's name.
 
         Args:
-            name: see `zoo.generators.load`.
+            name: see `zoo.generators.pipeline.load`.
             tokenizer: a name that `zoo.load` takes; None for the one that the generator names.
             device: where they go.
 

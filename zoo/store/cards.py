@@ -162,7 +162,7 @@ class Card:
         params: number of parameters.
         training: free-form record of how an embedded model was trained (data, command, seed, hardware, time).
         known_answers: inputs and their codes, for `zoo verify`.
-        kind: "tokenizer", or "generator" for what `zoo.generators.load` opens; then `family` is a class of
+        kind: "tokenizer", or "generator" for what `zoo.generators.pipeline.load` opens; then `family` is a class of
             `zoo.generators`, `config` names the `tokenizer` whose codes it speaks, and for the layout "zoo" it holds
             the `generator` node and the `labels` of classes.
     """
@@ -194,8 +194,9 @@ class Card:
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> KeyError:
     """The error for a name that is not there, with the closest ones."""
-    closest = get_close_matches(name, list(names), n=3, cutoff=0.5)
-    hint = f"closest: {', '.join(closest)}" if closest else f"see `zoo list{' --recipes' if kind == 'recipe' else ''}`"
+    closest = get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
+    option = {"recipe": " --recipes", "generator": " --generators"}.get(kind, "")
+    hint = f"closest: {', '.join(closest)}" if closest else f"see `zoo list{option}`"
     return KeyError(f"no {kind} {name!r}; {hint}")
 
 
@@ -233,7 +234,7 @@ def list_models(
     embedded: bool | None = None,
     kind: Kind | None = "tokenizer",
 ) -> list[str]:
-    """Names that `zoo.load` takes; of another kind, names that `zoo.generators.load` takes.
+    """Names that `zoo.load` takes; of another kind, names that `zoo.generators.pipeline.load` takes.
 
     Args:
         pattern: shell pattern, for example `titok_*`.

@@ -80,7 +80,9 @@ def _find(name: str | Path, weights: str | Path | None, revision: str | None, of
 
 def _from_card(item: Card, revision: str | None, offline: bool | None, file: str | Path | None = None) -> Tokenizer:
     if item.kind == "generator":
-        raise ValueError(f"{item.name} is a generator; open it with zoo.generators.load, or use `zoo generate`")
+        raise ValueError(
+            f"{item.name} is a generator; open it with zoo.generators.pipeline.load, or use `zoo generate`"
+        )
     weights = item.weights
     state = card_state(item, revision, offline, None if file is None else Path(file).expanduser())
     if weights.research_only:
@@ -165,7 +167,7 @@ def read_config(path: Path, source: str) -> dict[str, Any]:
     """The tokenizer node of a `config.json`: plain data, nothing in it is resolved or looked up."""
     config = read_document(path, source)
     if isinstance(config.get("generator"), dict):
-        raise ValueError(f"{source} is a generator; open it with zoo.generators.load, or use `zoo generate`")
+        raise ValueError(f"{source} is a generator; open it with zoo.generators.pipeline.load, or use `zoo generate`")
     if config.get("format") != FORMAT or not isinstance(config.get("tokenizer"), dict):
         raise ValueError(
             f'{source}: expected {CONFIG} with "format": {FORMAT} and a "tokenizer" node; for a checkpoint of another '

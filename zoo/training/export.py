@@ -16,7 +16,7 @@ __all__ = ["export_checkpoint"]
 
 
 def export_checkpoint(path: str | Path, folder: str | Path) -> Path:
-    """Write the averaged weights of a checkpoint as a model folder, for `zoo.load` or `zoo.generators.load`.
+    """Write the averaged weights of a checkpoint as a model folder, for `zoo.load` or `zoo.generators.pipeline.load`.
 
     Works for a run that ended, was killed, or still goes on.
 

@@ -125,7 +125,8 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(
-            f"recipe {recipe!r}: {error}; give it on the command line, for example data.root=DIR"
+            f"recipe {recipe!r}: {error}; give it on the command line, for example "
+            f"{'data.tokens=DIR' if 'generator' in node else 'data.root=DIR'}"
         ) from error
     assert isinstance(config, dict)
     for section, names in NUMBERS.items():

@@ -34,10 +34,12 @@ class Format(ABC):
     Attributes:
         name: as `--to` takes it.
         streams: whether it holds ids of a vocabulary in place of codes.
+        package: what writing and reading needs beside the core.
     """
 
     name: ClassVar[str]
     streams: ClassVar[bool] = False
+    package: ClassVar[str | None] = None
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest

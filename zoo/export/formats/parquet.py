@@ -26,6 +26,7 @@ class Parquet(Format):
     """See the module."""
 
     name = "parquet"
+    package = "pyarrow"
 
     def names(self, number: int) -> tuple[str, ...]:
         return (f"shard-{number:05d}.parquet",)
