@@ -72,10 +72,10 @@ def evaluate(
 
     \b
     Examples:
-      zoo evaluate fsq_f8_tiny onedpiece_tiny_128 --data photos/ -o results/
-      zoo evaluate onedpiece_tiny_128 --data photos/ --tokens 8,32,128 --metrics +lpips -o results/
-      zoo evaluate titok_l32_imagenet --data imagenet/val --protocol titok --processes 8 --device cuda -o results/
-      zoo evaluate onedpiece_tiny_128 --data photos/ --protocol titok@128 -o results/
+      zoo evaluate fsq_f8_tiny onedpiece_tiny_128 --data photos/ -o measured/
+      zoo evaluate onedpiece_tiny_128 --data photos/ --tokens 8,32,128 --metrics +lpips -o measured/
+      zoo evaluate titok_l32_imagenet --data imagenet/val --protocol titok --processes 8 --device cuda -o measured/
+      zoo evaluate onedpiece_tiny_128 --data photos/ --protocol titok@128 -o measured/
     """
     if list_protocols or list_metrics:
         _show_protocols() if list_protocols else None

@@ -29,8 +29,8 @@ def report(
 
     \b
     Examples:
-      zoo report results/ -o leaderboard.html
-      zoo report results/ colleague/results/ -o leaderboard.md --sort rfid
+      zoo report measured/ -o leaderboard.html
+      zoo report measured/ colleague/measured/ -o leaderboard.md --sort rfid
     """
     with complain():
         from zoo.evaluation.report.leaderboard import write_leaderboard
