@@ -239,7 +239,8 @@ class VocabularyLayout:
         else:
             ids = torch.as_tensor(part, dtype=torch.int64)
             if ids.ndim != 1 or bool(((ids < 0) | (ids >= self.text_vocab_size)).any()):
-                raise ValueError(f"text is ids (L,) in [0, {self.text_vocab_size}), got {tuple(ids.shape)}")
+                found = f"{int(ids.min())} to {int(ids.max())}" if ids.ndim == 1 else f"{tuple(ids.shape)}"
+                raise ValueError(f"text is ids (L,) in [0, {self.text_vocab_size}), got {found}")
             yield ids
 
     def _block(self, tokens: Tokens) -> Block:
